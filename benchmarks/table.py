@@ -1,0 +1,24 @@
+"""All questions in one table: this package, its peers and the physical limit, on asyncio and uvloop."""
+
+from __future__ import annotations
+
+import cost
+import delivered
+import idle
+import memory
+import tasks
+import window
+from _measure import main
+
+if __name__ == "__main__":
+    main(
+        {
+            "cost": cost.rows,
+            "tasks": tasks.rows,
+            "memory": memory.rows,
+            "delivered": delivered.rows,
+            "window": window.rows,
+            "idle": idle.rows,
+        },
+        __doc__,
+    )

@@ -1,0 +1,199 @@
+"""The compiled engine: the leaky bucket, the limiter on it, and the waiting of its callers.
+
+Contents:
+    here           what all share, and LeakyBucket: the arithmetic alone, for callers that bring the time
+    loop.pxi       LoopTimer: one event loop's clock and its heap of deadlines
+                   TimerFd: the timer descriptor of a loop, alive as long as the loop is open
+    limiter.pxi    AsyncLimiter
+    acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
+
+`_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
+run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
+A limiter's section is entered before a timer's, never the other way round.
+"""
+cimport cython
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.math cimport isfinite, llrint
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
+
+from aiolimiter_fast._core.clock cimport clock_ns
+from aiolimiter_fast._core.heap cimport (
+    heap_clear, heap_node, heap_push, heap_remove, heap_settle, heap_t, heap_top,
+)
+from aiolimiter_fast._core.leaky cimport (
+    leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
+)
+from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
+
+import warnings
+from time import get_clock_info as _get_clock_info
+from types import BuiltinMethodType, GenericAlias, MethodType
+from weakref import ref as _weakref
+
+from aiolimiter_fast import _arguments
+from aiolimiter_fast._decorator import limited as _limited
+from aiolimiter_fast.errors import AcquireTimeout, LimitReached, REUSED_ACROSS_LOOPS
+
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+    ctypedef struct AsyncSlots "PyAsyncMethods":
+        void* am_send
+    ctypedef struct TypeSlots "PyTypeObject":
+        AsyncSlots* tp_as_async
+        void* tp_dealloc
+        unsigned long tp_flags
+        unsigned int tp_version_tag
+    TypeSlots* Py_TYPE(object)
+    int PYGEN_RETURN, PYGEN_NEXT
+    void _Py_NewReference(PyObject*)
+    Py_ssize_t Py_REFCNT(PyObject*)
+    void Py_SET_REFCNT(PyObject*, Py_ssize_t)
+    bint PyObject_GC_IsTracked(PyObject*)
+    void PyObject_GC_Track(PyObject*)
+    void PyObject_GC_UnTrack(PyObject*)
+    void PyErr_Fetch(PyObject**, PyObject**, PyObject**)
+    void PyErr_Restore(PyObject*, PyObject*, PyObject*)
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+      #define RECYCLE 0
+    #else
+      #define RECYCLE 1
+    #endif
+    #define owned(object) (object)
+    #ifdef Py_TPFLAGS_HAVE_AM_SEND  /* CPython 3.10 asks for it */
+      #define HAVE_AM_SEND Py_TPFLAGS_HAVE_AM_SEND
+    #else
+      #define HAVE_AM_SEND 0UL
+    #endif
+    """
+    unsigned long HAVE_AM_SEND
+    bint RECYCLE
+    object owned(PyObject*)       # the reference that the caller holds
+
+cdef enum:
+    # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
+    SLICE = 512
+    # A queue of waiters is served no more often than this (ns) where its burst bridges the time between.
+    REST = 5_000_000
+    # For so long (ns) a loop is believed to have the clock that it had when last looked at.
+    TRUST = 2_000
+    # Finished awaitables kept for the next calls.
+    SPARE = 64
+    SECOND = 1_000_000_000
+
+cdef int64_t NEVER = INT64_MAX
+
+cdef enum:
+    CREATED    # not awaited yet
+    WAITING    # in the queue
+    GRANTED    # has its permits, not resumed yet
+    EXPIRED    # its timeout has passed, not resumed yet
+    REFUSED    # its amount no longer fits after a change of rate, not resumed yet
+    LOST       # taken from the queue as its loop was closed, its process forked or its future cancelled
+    DONE
+
+cdef object ONE = 1
+cdef double CLOCK_RESOLUTION = _get_clock_info("monotonic").resolution
+cdef object running_loop = None    # asyncio's _get_running_loop
+cdef object loop_timer = None      # loop -> its LoopTimer
+cdef long generation = 0           # forks since this process's ancestor started
+
+
+def attach(get_running_loop, get_loop_timer):
+    """Give the engine its event loops; called once by the waiting layer."""
+    global running_loop, loop_timer
+    running_loop = get_running_loop
+    loop_timer = get_loop_timer
+
+
+def forked():
+    """Disown what belongs to the parent's loops; called in a forked child."""
+    global generation
+    generation += 1
+
+
+cdef inline double seconds(int64_t ns) noexcept:
+    return <double>ns / SECOND
+
+
+cdef double amount_of(object amount) except -1.0:
+    cdef double value
+    if PyFloat_CheckExact(amount):
+        value = PyFloat_AS_DOUBLE(amount)
+        if value >= 0.0 and isfinite(value):
+            return value
+    elif PyLong_CheckExact(amount):
+        try:
+            value = PyLong_AsDouble(amount)
+        except OverflowError:
+            value = -1.0
+        if value >= 0.0:
+            return value
+    return _arguments.amount(amount)
+
+
+cdef object exception(kind, value, traceback):
+    """The exception that the three arguments of `throw` stand for."""
+    if value is None:
+        value = kind() if isinstance(kind, type) else kind
+    elif not isinstance(value, BaseException):
+        value = kind(value)
+    return value if traceback is None else value.with_traceback(traceback)
+
+
+cdef int warn(str text, category) except -1:
+    """Warn at the line of the caller: compiled frames do not count."""
+    warnings.warn(text, category, stacklevel=1)
+    return 0
+
+
+cdef class LeakyBucket:
+    """A leaky bucket that is told the time.
+
+    Arguments: max_rate (permits), time_period (seconds), burst (permits; default max_rate).
+    Instants are integer nanoseconds of any one clock. Source of the algorithm: ITU-T I.371, annex A.
+    """
+    cdef leak_t leak
+    cdef double burst
+
+    def __cinit__(self, max_rate, time_period, burst=None):
+        cdef double rate, period
+        rate, period, self.burst = _arguments.rate(max_rate, time_period, burst)
+        leak_configure(&self.leak, rate, period * SECOND, self.burst, 0.0)
+        self.leak.last = NEVER
+
+    def take(self, amount, int64_t now):
+        """Admit `amount` permits at `now` and return 0, or return the wait in nanoseconds and take nothing."""
+        cdef int64_t cost = self.cost(amount)
+        leak_advance(&self.leak, now)
+        if leak_fits(&self.leak, cost):
+            self.leak.level += cost
+            return 0
+        return leak_due(&self.leak, cost) - now
+
+    def wait(self, amount, int64_t now):
+        """Nanoseconds until `amount` permits fit, 0 if they do now; takes nothing."""
+        cdef int64_t cost = self.cost(amount)
+        leak_advance(&self.leak, now)
+        return leak_due(&self.leak, cost) - now
+
+    def level(self, int64_t now):
+        """Permits in the bucket at `now`."""
+        leak_advance(&self.leak, now)
+        return leak_level(&self.leak)
+
+    cdef int64_t cost(self, object amount) except -1:
+        cdef double value = amount_of(amount)
+        if value > self.burst:
+            raise ValueError(f"amount={amount!r} exceeds burst={self.burst:g}")
+        return leak_cost(&self.leak, value)
+
+
+include "_bucket/loop.pxi"
+include "_bucket/limiter.pxi"
+include "_bucket/acquire.pxi"

@@ -1,0 +1,268 @@
+"""The awaitables. Included by `_bucket.pyx`."""
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Acquire:
+    """The awaitable that `AsyncLimiter.acquire` returns; a `collections.abc.Coroutine`.
+
+    Nothing is decided before it is awaited. With room it returns at once, without a suspension.
+    """
+    cdef AsyncLimiter limiter
+    cdef object amount
+    cdef object timeout           # as given; an Expiry once the caller waits
+    cdef object future
+    cdef Link link
+    cdef heap_node node           # in the limiter's queue: key is the cost (0 where fair), order the arrival
+    cdef void* earlier            # neighbours in order of arrival; borrowed, as a dying waiter leaves the queue
+    cdef void* later
+    cdef int64_t passed           # waiting: see AsyncLimiter.overtaken; granted: when its level has drained
+    cdef char state
+    cdef bint block
+
+    __name__ = "acquire"
+    __qualname__ = "AsyncLimiter.acquire"
+    cr_code = None
+    cr_frame = None
+    cr_origin = None
+
+    @property
+    def cr_await(self):
+        return self.future
+
+    @property
+    def cr_running(self):
+        return False
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        future = acquire_proceed(self)
+        if future is None:
+            raise StopIteration
+        return future
+
+    def throw(self, type, value=None, traceback=None):
+        if self.state == DONE:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        waiter_abandon(self)
+        raise exception(type, value, traceback)
+
+    def close(self):
+        waiter_abandon(self)
+
+    def __repr__(self):
+        return f"<coroutine object AsyncLimiter.acquire at {<size_t><void*>self:#x}>"
+
+    def _resolve(self):
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+cdef Acquire _waiter = Acquire.__new__(Acquire)
+cdef Py_ssize_t WAITER_NODE = <char*>&_waiter.node - <char*><void*>_waiter
+_waiter.state = DONE
+
+
+cdef inline Acquire waiter_of(heap_node* node):
+    return <Acquire><void*>(<char*>node - WAITER_NODE)
+
+
+cdef bint waiter_wake(Acquire self) except -1:
+    """Let the waiting task run on; False if nobody is left to run."""
+    cdef LoopTimer timer = self.link.timer
+    try:
+        if timer.thread == PyThread_get_thread_ident():
+            self.future.set_result(None)
+        else:
+            timer.loop_ref().call_soon_threadsafe(self._resolve)
+    except Exception:  # the future is cancelled, or its loop closed or gone
+        return False
+    return True
+
+
+cdef int waiter_abandon(Acquire self) except -1:
+    """Leave the queue, or give back what was granted and not used."""
+    cdef char state = self.state
+    cdef AsyncLimiter limiter = self.limiter
+    self.state = DONE
+    if state == WAITING:
+        with cython.critical_section(limiter):
+            limiter.remove(self)
+            limiter.plan(0)
+        if self.timeout is not None:
+            (<Expiry>self.timeout).leave()
+    elif state == GRANTED:
+        with cython.critical_section(limiter):
+            limiter.advance()
+            leak_give_back(&limiter.leak, leak_cost(&limiter.leak, amount_of(self.amount)), self.passed)
+            limiter.plan(0)
+    return 0
+
+
+@cython.final
+cdef class Ready:
+    """An awaitable that returns None at once, any number of times."""
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, type, value=None, traceback=None):
+        raise exception(type, value, traceback)
+
+    def close(self):
+        pass
+
+
+cdef Ready READY = Ready()
+
+
+cdef int ready_send(Ready self, object value, PyObject** result) except -1:
+    Py_INCREF(None)
+    result[0] = <PyObject*>None
+    return PYGEN_RETURN
+
+
+cdef int acquire_send(Acquire self, object value, PyObject** result) except -1:
+    if self.state == CREATED and self.amount is ONE and self.timeout is None and self.limiter.decide_one() == 1:
+        self.state = DONE
+        Py_INCREF(None)
+        result[0] = <PyObject*>None
+        return PYGEN_RETURN
+    future = acquire_proceed(self)
+    Py_INCREF(future)
+    result[0] = <PyObject*>future
+    return PYGEN_RETURN if future is None else PYGEN_NEXT
+
+
+cdef object acquire_proceed(Acquire self):
+    """The next step of the coroutine: None when it returns, or the future that it waits for."""
+    cdef AsyncLimiter limiter = self.limiter
+    cdef char state = self.state
+    if state == WAITING or state == LOST:
+        if not self.future.done():
+            raise RuntimeError("coroutine is being awaited already")
+        waiter_abandon(self)  # somebody else resolved the future: ask again
+    self.state = DONE
+    if state == GRANTED:
+        return None
+    if state == EXPIRED:
+        raise AcquireTimeout(_arguments.timed_out(self.amount), limiter.wait_time(self.amount))
+    if state == REFUSED:
+        raise ValueError(_arguments.too_much("acquire", self.amount, limiter))
+    if state == DONE:
+        raise RuntimeError("cannot reuse already awaited coroutine")
+    return acquire_begin(self, limiter)
+
+
+cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
+    cdef int64_t cost = limiter.cost_of(self.amount, "acquire")
+    cdef int64_t patience = NEVER
+    cdef int64_t wait
+    if self.timeout is not None:
+        if isinstance(self.timeout, Expiry):
+            patience = (<Expiry>self.timeout).patience
+        elif not self.block:
+            raise ValueError(f"timeout={self.timeout!r} makes no sense with block=False")
+        else:
+            patience = <int64_t>(min(<double>_arguments.timeout(self.timeout), 4e9) * SECOND)
+    if limiter.decide(cost, True):
+        return None
+    if not self.block or patience != NEVER:
+        wait = limiter.estimate(cost)
+        if not self.block:
+            raise LimitReached(_arguments.no_room(self.amount), seconds(wait))
+        if wait > patience:
+            raise AcquireTimeout(_arguments.timed_out(self.amount), seconds(wait))
+        self.timeout = Expiry.__new__(Expiry, patience)
+    if self.amount is not ONE:
+        self.amount = amount_of(self.amount)
+    limiter.enqueue(self, cost)
+    return self.future
+
+
+# The awaitables of calls that need not wait live for a fraction of a microsecond. They are recycled by hand and
+# not tracked by the garbage collector before they wait, which a quarter of the time of such a call depends on.
+cdef PyObject* spare[SPARE]
+cdef int spares = 0
+cdef void (*acquire_free)(PyObject*) noexcept
+
+
+cdef inline Acquire new_acquire():
+    global spares
+    cdef Acquire awaitable
+    if spares:
+        spares -= 1
+        _Py_NewReference(spare[spares])
+        awaitable = owned(spare[spares])
+    else:
+        awaitable = Acquire.__new__(Acquire)
+        PyObject_GC_UnTrack(<PyObject*>awaitable)
+    awaitable.state = CREATED
+    return awaitable
+
+
+cdef void acquire_dealloc(PyObject* dying) noexcept:
+    """The type's deallocator: see that nothing is left behind, then recycle or free."""
+    global spares
+    if (<Acquire>dying).state != DONE:
+        Py_SET_REFCNT(dying, 1)
+        acquire_finalize(dying)
+        if Py_REFCNT(dying) > 1:  # a warning filter or a handler has kept it
+            Py_SET_REFCNT(dying, Py_REFCNT(dying) - 1)
+            return
+        Py_SET_REFCNT(dying, 0)
+    if RECYCLE and (<Acquire>dying).link is None:
+        (<Acquire>dying).limiter = None
+        (<Acquire>dying).amount = None
+        (<Acquire>dying).timeout = None
+        if spares < SPARE:
+            spare[spares] = dying
+            spares += 1
+            return
+    acquire_free(dying)
+
+
+cdef void acquire_finalize(PyObject* dying) noexcept:
+    cdef PyObject *kind = NULL
+    cdef PyObject *value = NULL
+    cdef PyObject *traceback = NULL
+    cdef bint started = (<Acquire>dying).state != CREATED
+    PyErr_Fetch(&kind, &value, &traceback)
+    abandon_quietly(dying)
+    if not started:
+        warn_never_awaited()
+    PyErr_Restore(kind, value, traceback)
+
+
+cdef void abandon_quietly(PyObject* dying) noexcept:
+    waiter_abandon(<Acquire>dying)
+
+
+cdef void warn_never_awaited() noexcept:
+    warn("coroutine 'AsyncLimiter.acquire' was never awaited", RuntimeWarning)
+
+
+acquire_free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Acquire).tp_dealloc
+(<TypeSlots*>Acquire).tp_dealloc = <void*>acquire_dealloc
+# asyncio's tasks and `await` ask this slot first; it spares the StopIteration.
+(<TypeSlots*>Acquire).tp_as_async.am_send = <void*>acquire_send
+(<TypeSlots*>Acquire).tp_flags |= HAVE_AM_SEND
+(<TypeSlots*>Ready).tp_as_async.am_send = <void*>ready_send
+(<TypeSlots*>Ready).tp_flags |= HAVE_AM_SEND

@@ -1,0 +1,541 @@
+"""The limiter. Included by `_bucket.pyx`."""
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Link(Event):
+    """A limiter's entry in the deadline heap of one loop: when the next waiter is due."""
+    cdef void* limiter            # borrowed: the entry is in the heap only while waiters hold the limiter
+    cdef Py_ssize_t waiting       # waiters of this loop
+
+    cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
+        """Wake the limiter's waiters that are due; then enter its next deadline."""
+        cdef AsyncLimiter limiter = <AsyncLimiter>self.limiter
+        cdef Py_ssize_t woken
+        with cython.critical_section(limiter):
+            limiter.advance()
+            woken = limiter.release(budget)
+            # Where the burst allows it, those who are left rest a while: that saves a wake-up for each of them.
+            limiter.plan(limiter.rest() if woken and self.timer.intact(limiter.leak.last) else 0)
+        return woken
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Expiry(Event):
+    """The end of one caller's patience, in the deadline heap of its loop."""
+    cdef void* waiter             # borrowed: entered only while the caller waits
+    cdef int64_t patience         # ns
+
+    cdef int enter(self, Acquire waiter) except -1:
+        self.waiter = <void*>waiter
+        self.timer = waiter.link.timer
+        return self.timer.schedule(&self.node, self.timer.now(0) + self.patience)
+
+    cdef int leave(self) except -1:
+        if self.node.place >= 0:
+            self.timer.schedule(&self.node, NEVER)
+        return 0
+
+    cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
+        """Turn the caller away, unless there is room for it at the last moment."""
+        cdef Acquire waiter = <Acquire>self.waiter
+        cdef AsyncLimiter limiter = waiter.limiter
+        cdef Py_ssize_t woken
+        with cython.critical_section(limiter):
+            self.leave()
+            limiter.advance()
+            woken = limiter.release(SLICE)
+            if waiter.state == WAITING:
+                limiter.remove(waiter)
+                waiter.state = EXPIRED
+                waiter_wake(waiter)
+            limiter.plan(0)
+        return woken
+
+
+@cython.no_gc_clear
+cdef class AsyncLimiter:
+    """AsyncLimiter(max_rate, time_period=60, *, burst=None, fair=False)\n--\n
+    Limit how often code runs: a leaky bucket that asyncio tasks wait at.
+
+    Up to `burst` permits pass at once; from then on `max_rate` per `time_period`. In any window of w seconds at
+    most `burst + w * max_rate / time_period` permits are given.
+
+    Arguments:
+        max_rate: permits per time_period; positive, at most 1e12.
+        time_period: seconds; 1e-9 to 1e9.
+        burst: permits that may pass at once; positive, default max_rate. With burst=1 permits are spaced evenly.
+        fair: strictly first come, first served. By default smaller amounts go first, then first come, and
+            a newcomer that fits passes; but nobody is passed by more than one burst's worth of permits in total.
+
+    Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense.
+
+    Use it as `async with limiter:`, as `await limiter.acquire(amount)`, or as `@limiter` on an async function.
+    One limiter may serve several event loops and plain threads (`try_acquire`) at once.
+
+    Source of the algorithm: the continuous-state leaky bucket of ITU-T I.371, annex A (GCRA).
+    """
+    cdef leak_t leak
+    cdef int64_t one              # cost of one permit
+    cdef Py_ssize_t waiting
+    cdef LoopTimer timer          # of the loop that the limiter met first: its clock is the limiter's
+    cdef bint fair_
+    cdef double limit             # burst
+    cdef heap_t queue             # waiters by cost, then by arrival
+    cdef void* oldest             # waiters by arrival
+    cdef void* newest
+    # What later arrivals took while the oldest waits. Each waiter holds a share in `passed`; what has passed a
+    # waiter is the sum of the shares from it to the newest, so that every change is O(1).
+    cdef int64_t overtaken
+    cdef int64_t arrivals
+    cdef long generation
+    cdef list links               # one Link per loop that has waited here
+    cdef object max_rate_
+    cdef object time_period_
+    cdef object burst_            # as given; None follows max_rate
+    cdef object __weakref__
+
+    def __cinit__(self, *args, **kwargs):
+        self.timer = UNBOUND
+        self.leak.last = NEVER
+        self.limit = -1.0
+        self.links = []
+
+    def __init__(self, max_rate, time_period=60, *, burst=None, fair=False):
+        if not isinstance(fair, bool):
+            raise TypeError(f"fair must be a bool, got {fair!r}")
+        if self.waiting:
+            raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
+        self.configure(max_rate, time_period, burst)
+        self.fair_ = fair
+
+    def __dealloc__(self):
+        heap_clear(&self.queue)
+
+    def acquire(self, amount=1, *, bint block=True, timeout=None):
+        """Take permits, waiting until there is room.
+
+        Arguments:
+            amount: permits, 0 to burst; a fraction is allowed, 0 is free.
+            block: False raises LimitReached at once where there is no room.
+            timeout: seconds to wait at most, 0 or more; None waits as long as it takes.
+
+        Returns an awaitable of None; nothing is taken before it is awaited, nor if it fails or is cancelled.
+
+        Raises ValueError (amount can never fit, or out of range), TypeError, LimitReached (block=False), or
+        AcquireTimeout, a TimeoutError, at once where the queue is known to be longer than timeout. The last two
+        carry `retry_after`, seconds.
+        """
+        cdef Acquire awaitable = new_acquire()
+        awaitable.limiter = self
+        awaitable.amount = amount
+        awaitable.timeout = timeout
+        awaitable.block = block
+        return awaitable
+
+    def try_acquire(self, amount=1):
+        """Take permits if there is room now, and say whether; never waits. For any thread.
+
+        Raises ValueError if amount is negative or exceeds burst, TypeError if it is no number.
+        """
+        cdef int decision = self.decide_one() if amount is ONE else -1
+        if decision < 0:
+            decision = self.decide(self.cost_of(amount, "try_acquire"), True)
+        return decision == 1
+
+    def has_capacity(self, amount=1):
+        """Tell whether the bucket has room for `amount` permits now, whoever waits; takes nothing.
+
+        False for more than the burst, as in aiolimiter. Raises ValueError if amount is negative, TypeError if it is
+        no number.
+        """
+        cdef double value = amount_of(amount)
+        if value > self.limit:
+            self.check_configured()
+            return False
+        self.bind()
+        with cython.critical_section(self):
+            self.advance()
+            return leak_fits(&self.leak, leak_cost(&self.leak, value))
+
+    def wait_time(self, amount=1):
+        """Seconds until `amount` permits would be admitted, behind those who wait; 0.0 if now. Takes nothing.
+
+        Raises ValueError if amount is negative or exceeds burst, TypeError if it is no number.
+        """
+        cdef int64_t cost = self.cost_of(amount, "wait_time")
+        if self.decide(cost, False) == 1:
+            return 0.0
+        return seconds(self.estimate(cost))
+
+    def __aenter__(self):
+        if not is_plain(self):
+            return self.acquire()
+        if self.decide_one() == 1:
+            return READY
+        return self.acquire()
+
+    def __aexit__(self, exc_type, exc, tb):
+        return READY
+
+    def __call__(self, function=None, /, *, amount=1):
+        """Limit an async function: `@limiter` takes one permit per call, `@limiter(amount=2)` two."""
+        return _limited(self, function, amount)
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    @property
+    def max_rate(self):
+        """Permits per time_period. Can be set while in use: waiters are planned anew, the level stays."""
+        return self.max_rate_
+
+    @max_rate.setter
+    def max_rate(self, value):
+        self.configure(value, self.time_period_, self.burst_)
+
+    @property
+    def time_period(self):
+        """Seconds. Can be set while in use: waiters are planned anew, the level stays."""
+        return self.time_period_
+
+    @time_period.setter
+    def time_period(self, value):
+        self.configure(self.max_rate_, value, self.burst_)
+
+    @property
+    def burst(self):
+        """Permits that may pass at once. Can be set while in use; None follows max_rate."""
+        return self.max_rate_ if self.burst_ is None else self.burst_
+
+    @burst.setter
+    def burst(self, value):
+        self.configure(self.max_rate_, self.time_period_, value)
+
+    @property
+    def fair(self):
+        """Whether waiters are served strictly first come, first served."""
+        return self.fair_
+
+    def __repr__(self):
+        self.check_configured()
+        with cython.critical_section(self):
+            self.advance()
+            notes = f"level: {leak_level(&self.leak):f}, waiters: {self.waiting}"
+            if self.waiting:
+                wait = max(leak_due(&self.leak, self.cost(self.candidate())) - self.leak.last, 0)
+                notes += f", waking in {wait // 1000} \N{MICRO SIGN}s"
+        return f"<{_arguments.describe(self)} at {<size_t><void*>self:#x} [{notes}]>"
+
+    def __getstate__(self):
+        self.check_configured()
+        with cython.critical_section(self):
+            if self.waiting:
+                raise TypeError(f"cannot pickle or copy {self!r} while tasks wait")
+            self.advance()
+            level = leak_level(&self.leak)
+        return (
+            self.max_rate_, self.time_period_, self.burst_, self.fair_, level, getattr(self, "__dict__", None)
+        )
+
+    def __setstate__(self, state):
+        max_rate, time_period, burst, fair, level, attributes = state
+        AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
+        # The level as it was then; it leaks on from the first look at the clock.
+        self.leak.level = leak_cost(&self.leak, min(max(level, 0.0), self.limit))
+        self.leak.last = NEVER
+        if attributes:
+            self.__dict__.update(attributes)
+
+    def __reduce__(self):
+        return _arguments.newobj, (type(self),), self.__getstate__()
+
+    cdef int check_configured(self) except -1:
+        if self.limit < 0.0:
+            raise AttributeError(f"{type(self).__name__}.__init__ did not call AsyncLimiter.__init__")
+        return 0
+
+    cdef int configure(self, max_rate, time_period, burst) except -1:
+        """Change rate, period or burst; keep the level, and plan those who wait anew."""
+        cdef double rate, period, limit, level
+        cdef void* place
+        cdef Acquire waiter
+        cdef list refused = []
+        rate, period, limit = _arguments.rate(max_rate, time_period, burst)
+        with cython.critical_section(self):
+            if self.limit < 0.0:
+                leak_configure(&self.leak, rate, period * SECOND, limit, 0.0)
+            else:
+                self.advance()
+                level = leak_level(&self.leak)
+                _arguments.drains(rate, period, max(limit, level))
+                leak_configure(&self.leak, rate, period * SECOND, limit, level)
+            self.max_rate_, self.time_period_, self.burst_, self.limit = max_rate, time_period, burst, limit
+            self.one = leak_cost(&self.leak, 1.0)
+            self.queue.size = 0
+            # Who has been passed so far starts to count again from the new burst.
+            self.overtaken = 0
+            place = self.oldest
+            while place != NULL:
+                waiter = <Acquire>place
+                waiter.passed = 0
+                waiter.node.key = 0 if self.fair_ else self.cost(waiter)
+                heap_push(&self.queue, &waiter.node)
+                if amount_of(waiter.amount) > limit:
+                    refused.append(waiter)
+                place = waiter.later
+            for waiter in refused:
+                self.remove(waiter)
+                waiter.state = REFUSED
+                waiter_wake(waiter)
+            self.plan(0)
+        return 0
+
+    cdef int64_t cost_of(self, object amount, str caller) except -1:
+        cdef double value = amount_of(amount)
+        if value > self.limit:
+            self.check_configured()
+            raise ValueError(_arguments.too_much(caller, amount, self))
+        return leak_cost(&self.leak, value)
+
+    cdef inline int decide_one(self) noexcept:
+        """Take one permit without meeting anybody: 1 taken, 0 no room, -1 it needs a closer look."""
+        cdef int decision = -1
+        cdef int64_t now
+        with cython.critical_section(self):
+            now = clock_ns()
+            if self.waiting == 0 and (self.timer.intact(now) or self.timer.renew()):
+                leak_advance(&self.leak, now)
+                decision = leak_fits(&self.leak, self.one)
+                if decision:
+                    self.leak.level += self.one
+                elif self.limit < 1.0:
+                    decision = -1
+        return decision
+
+    cdef int decide(self, int64_t cost, bint take) except -1:
+        """Take `cost` if it is admitted now, and say so."""
+        cdef bint admitted
+        self.bind()
+        with cython.critical_section(self):
+            self.advance()
+            admitted = self.admits(cost)
+            if admitted and take:
+                self.leak.level += cost
+                if self.newest != NULL:
+                    (<Acquire>self.newest).passed += cost
+                    self.overtaken += cost
+        return admitted
+
+    cdef bint admits(self, int64_t cost) except -1:
+        """Whether a newcomer is admitted now, after those in the queue whose time has come."""
+        cdef Acquire first
+        if self.waiting:
+            if self.generation != generation:
+                self.drop(False)
+            elif self.release(SLICE):
+                self.plan(0)
+        if self.waiting and cost:
+            first = self.candidate()
+            if self.fair_ or self.overtaken + cost > self.leak.capacity or leak_fits(&self.leak, self.cost(first)):
+                return False
+        return leak_fits(&self.leak, cost)
+
+    cdef int64_t estimate(self, int64_t cost) except -1:
+        """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
+        cdef double units = 0.0
+        cdef int64_t passing = self.overtaken + cost
+        cdef Acquire waiter
+        cdef Py_ssize_t i
+        for i in range(self.queue.size):
+            waiter = waiter_of(self.queue.slots[i])
+            if waiter.node.key <= cost or (passing > self.leak.capacity and <void*>waiter == self.oldest):
+                units += <double>self.cost(waiter)
+        if units == 0.0:
+            return max(leak_due(&self.leak, cost) - self.leak.last, 1)
+        units += <double>self.leak.level + <double>cost - <double>self.leak.capacity
+        return max(<int64_t>min(units / <double>self.leak.drain, 9e18), 1)
+
+    cdef int enqueue(self, Acquire waiter, int64_t cost) except -1:
+        """Let `waiter` wait in the running loop."""
+        cdef LoopTimer timer
+        cdef Link link
+        loop = running_loop()
+        if loop is None:
+            raise RuntimeError("no running event loop")
+        timer = self.timer
+        if timer is UNBOUND or timer.generation != generation or timer.loop_ref() is not loop:
+            timer = loop_timer(loop)
+        timer.thread = PyThread_get_thread_ident()
+        future = loop.create_future()
+        future._asyncio_future_blocking = True
+        with cython.critical_section(self):
+            for link in self.links:
+                if link.timer is timer:
+                    break
+            else:
+                link = Link.__new__(Link)
+                link.timer = timer
+                link.limiter = <void*>self
+                self.links = [entry for entry in self.links if not (<Link>entry).timer.is_closed()]
+                self.links.append(link)
+            if self.waiting == 0:
+                self.generation = generation
+            waiter.node.key = 0 if self.fair_ else cost
+            waiter.node.order = self.arrivals
+            if not heap_push(&self.queue, &waiter.node):
+                raise MemoryError
+            self.arrivals += 1
+            self.waiting += 1
+            link.waiting += 1
+            waiter.earlier, waiter.later, waiter.passed = self.newest, NULL, 0
+            if self.newest != NULL:
+                (<Acquire>self.newest).later = <void*>waiter
+            else:
+                self.oldest = <void*>waiter
+            self.newest = <void*>waiter
+            waiter.link = link
+            waiter.future = future
+            waiter.state = WAITING
+            if not PyObject_GC_IsTracked(<PyObject*>waiter):
+                PyObject_GC_Track(<PyObject*>waiter)
+            if self.candidate() is waiter or link.node.place < 0:
+                self.plan(0)
+        if waiter.timeout is not None:
+            (<Expiry>waiter.timeout).enter(waiter)
+        return 0
+
+    cdef int remove(self, Acquire waiter) except -1:
+        """Take a waiter out of the queue."""
+        heap_remove(&self.queue, &waiter.node)
+        if waiter.earlier != NULL:
+            (<Acquire>waiter.earlier).later = waiter.later
+            (<Acquire>waiter.earlier).passed += waiter.passed
+        else:
+            self.oldest = waiter.later
+            self.overtaken -= waiter.passed
+        if waiter.later != NULL:
+            (<Acquire>waiter.later).earlier = waiter.earlier
+        else:
+            self.newest = waiter.earlier
+        self.waiting -= 1
+        waiter.link.waiting -= 1
+        return 0
+
+    cdef inline int64_t cost(self, Acquire waiter) except -1:
+        return leak_cost(&self.leak, amount_of(waiter.amount)) if self.fair_ else waiter.node.key
+
+    cdef Acquire candidate(self):
+        """Who is next: the smallest amount, unless the oldest has been passed often enough."""
+        cdef Acquire first = waiter_of(heap_top(&self.queue))
+        if <void*>first != self.oldest and self.overtaken + self.cost(first) > self.leak.capacity:
+            return <Acquire>self.oldest
+        return first
+
+    cdef Py_ssize_t release(self, Py_ssize_t budget) except -1:
+        """Grant what fits to those who are next, and wake them; say how many."""
+        cdef Py_ssize_t woken = 0
+        cdef Acquire waiter
+        cdef int64_t cost
+        while self.waiting and woken < budget:
+            waiter = self.candidate()
+            cost = self.cost(waiter)
+            if not leak_fits(&self.leak, cost):
+                break
+            if waiter.earlier != NULL:
+                (<Acquire>waiter.earlier).passed += cost
+                self.overtaken += cost
+            self.remove(waiter)
+            self.leak.level += cost
+            waiter.passed = leak_empty(&self.leak)
+            waiter.state = GRANTED
+            if waiter.timeout is not None:
+                (<Expiry>waiter.timeout).leave()
+            if waiter_wake(waiter):
+                woken += 1
+            else:
+                waiter.state = LOST
+                self.leak.level = max(self.leak.level - cost, 0)
+        return woken
+
+    cdef int plan(self, int64_t rest) except -1:
+        """Enter the next deadline, at least `rest` ns away, in the heap of every loop that waits here."""
+        cdef int64_t deadline = NEVER
+        cdef Link link
+        if self.waiting:
+            deadline = max(leak_due(&self.leak, self.cost(self.candidate())), self.leak.last + rest)
+        for link in self.links:
+            if link.waiting == 0:
+                link.timer.schedule(&link.node, NEVER)
+            elif link.timer is self.timer:
+                link.timer.schedule(&link.node, deadline)
+            else:  # another clock, perhaps
+                link.timer.schedule(&link.node, link.timer.now(0) + deadline - self.leak.last)
+        return 0
+
+    cdef int64_t rest(self) except -1:
+        """How long a queue may rest between two servings without the bucket running empty."""
+        if not self.waiting:
+            return 0
+        return min((self.leak.capacity - self.cost(self.candidate())) // self.leak.drain // 4, REST)
+
+    cdef inline int advance(self) except -1:
+        """Let the level leak until now."""
+        leak_advance(&self.leak, self.now())
+        return 0
+
+    cdef int64_t now(self) except? -1:
+        cdef int64_t now = clock_ns()
+        if self.timer is UNBOUND or self.timer.intact(now):
+            return now
+        return self.timer.now(0 if self.leak.last == NEVER else self.leak.last)
+
+    cdef int bind(self) except -1:
+        """Adopt the running loop's clock if the limiter has met no loop yet, or if its loop was closed."""
+        cdef LoopTimer former = self.timer
+        if former is not UNBOUND and not former.is_closed():
+            return 0
+        loop = running_loop()
+        if loop is None:
+            return 0
+        self.timer = loop_timer(loop)
+        if self.timer.has_stock_clock() != (former is UNBOUND or former.method is not None):
+            self.leak.last = NEVER
+        if former is not UNBOUND:
+            self.drop(True)
+            warn(REUSED_ACROSS_LOOPS, RuntimeWarning)
+        return 0
+
+    cdef int drop(self, bint closed_only) except -1:
+        """Forget waiters whose loop is closed, or all where the process was forked."""
+        cdef void* place
+        cdef Acquire waiter
+        with cython.critical_section(self):
+            place = self.oldest
+            while place != NULL:
+                waiter = <Acquire>place
+                place = waiter.later
+                if not closed_only or waiter.link.timer.is_closed():
+                    self.remove(waiter)
+                    waiter.state = LOST
+            if closed_only:
+                self.plan(0)
+            else:
+                self.links = []
+        return 0
+
+
+AsyncLimiter.__module__ = "aiolimiter_fast"
+cdef inline bint is_plain(AsyncLimiter limiter):
+    """Whether `acquire` is the one defined here: nobody has subclassed the limiter or patched its class."""
+    global plain_version
+    cdef TypeSlots* slots = Py_TYPE(limiter)
+    if slots.tp_version_tag != plain_version:
+        if type(limiter) is not AsyncLimiter or AsyncLimiter.acquire is not plain_acquire:
+            return False
+        plain_version = slots.tp_version_tag
+    return True
+
+
+cdef object plain_acquire = AsyncLimiter.acquire
+cdef unsigned int plain_version = 0

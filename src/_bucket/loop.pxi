@@ -1,0 +1,223 @@
+"""Event loops: clock, deadlines and the timer. Included by `_bucket.pyx`."""
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class TimerFd:
+    """The timer descriptor of one loop. Only the loop's own reader table holds it, so it is closed with the loop."""
+    cdef int fd
+    cdef LoopTimer timer
+
+    def __cinit__(self, LoopTimer timer not None):
+        self.fd = timerfd_open()
+        if self.fd < 0:
+            raise OSError("no timer descriptor")
+        self.timer = timer
+        timer.fd = self.fd
+        timer.closes_with_fd = True
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            if self.timer is not None:
+                self.timer.fd = -1
+                self.timer.closed = self.timer.closes_with_fd
+            timerfd_close(self.fd)
+
+    def fileno(self):
+        return self.fd
+
+    def disown(self):
+        """Say that the loop refused this descriptor, so that its end is not the end of the loop."""
+        self.timer.closes_with_fd = False
+
+    def __call__(self):
+        self.timer.armed = NEVER
+        self.timer.fire()
+
+
+@cython.no_gc_clear
+cdef class Event:
+    """An entry in a loop's heap of deadlines."""
+    cdef heap_node node
+    cdef LoopTimer timer
+
+    def __cinit__(self):
+        self.node.place = -1
+
+    def __dealloc__(self):
+        if self.node.place >= 0:
+            heap_remove(&self.timer.deadlines, &self.node)
+
+    cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
+        """Do what is due now; say how many waiters that woke, `budget` at most."""
+        raise NotImplementedError
+
+
+cdef Event _event = Event()
+cdef Py_ssize_t EVENT_NODE = <char*>&_event.node - <char*><void*>_event
+
+
+cdef inline Event event_of(heap_node* node):
+    return <Event><void*>(<char*>node - EVENT_NODE)
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class LoopTimer:
+    """One event loop's clock and its heap of deadlines, served by one timer.
+
+    Deadlines are instants of the loop's clock in nanoseconds. With a stock clock and a timer descriptor the
+    timer is exact; otherwise it is one `loop.call_at`.
+    """
+    cdef heap_t deadlines
+    cdef object loop_ref
+    cdef object method            # `time` of the loop's class where that is a stock clock, else None
+    cdef int64_t checked          # when the loop was last seen to have that clock
+    cdef bint closed
+    cdef bint closes_with_fd      # `closed` is set by the end of the descriptor, and need not be asked for
+    cdef int fd
+    cdef unsigned long thread
+    cdef long generation
+    cdef int64_t armed
+    cdef object handle
+
+    def __cinit__(self, loop, bint stock):
+        self.fd = -1
+        self.armed = NEVER
+        self.checked = INT64_MIN // 2
+        self.generation = generation
+        self.thread = PyThread_get_thread_ident()
+        if loop is not None:
+            self.loop_ref = _weakref(loop)
+            self.method = type(loop).time if stock else None
+
+    def __dealloc__(self):
+        heap_clear(&self.deadlines)
+
+    cdef inline bint intact(self, int64_t now) noexcept:
+        """Whether the loop is open and its clock the one that `clock_ns` reads, as of a moment ago."""
+        return now - self.checked < TRUST and not self.closed
+
+    cdef bint is_closed(self) except -1:
+        if not self.closed and not self.closes_with_fd:
+            loop = self.loop_ref()
+            self.closed = loop is None or loop.is_closed()
+        return self.closed
+
+    cdef bint has_stock_clock(self) except -1:
+        """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
+        if self.method is None:
+            return False
+        loop = self.loop_ref()
+        if loop is None:
+            return True
+        method = loop.time
+        if type(method) is MethodType:
+            if method.__func__ is not self.method:
+                return False
+        elif type(method) is not BuiltinMethodType or method.__self__ is not loop:
+            return False
+        if self.closes_with_fd:
+            self.checked = clock_ns()
+        return True
+
+    cdef bint renew(self) noexcept:
+        """Whether the loop is open and its clock the stock one, by a new look; False where that costs much."""
+        if self.closed or not self.closes_with_fd:
+            return False
+        try:
+            return self.has_stock_clock()
+        except BaseException:  # whoever asks in earnest meets it again
+            return False
+
+    cdef int64_t now(self, int64_t otherwise) except? -1:
+        """The loop's time, or `otherwise` where its clock gives no sensible one."""
+        cdef double time
+        if self.has_stock_clock():
+            return clock_ns()
+        loop = self.loop_ref()
+        if loop is None:
+            return otherwise
+        time = loop.time() * 1e9
+        # Half the range of int64, so that no sum of two instants overflows. False for NaN.
+        if -4.6e18 < time < 4.6e18:
+            return llrint(time)
+        return otherwise
+
+    cdef int schedule(self, heap_node* node, int64_t deadline) except -1:
+        """Put or move a node to `deadline`; NEVER takes it out."""
+        if node.place < 0:
+            if deadline == NEVER:
+                return 0
+            node.key = deadline
+            if not heap_push(&self.deadlines, node):
+                raise MemoryError
+        elif deadline == NEVER:
+            heap_remove(&self.deadlines, node)
+        elif node.key != deadline:
+            node.key = deadline
+            heap_settle(&self.deadlines, node, node.place)
+        return self.arm()
+
+    cdef int arm(self) except -1:
+        """Set the one timer for the first deadline."""
+        cdef heap_node* first = heap_top(&self.deadlines)
+        cdef int64_t deadline = first.key if first != NULL else NEVER
+        if deadline == self.armed or self.generation != generation:
+            return 0
+        if self.fd >= 0 and self.has_stock_clock():
+            self.armed = deadline
+            timerfd_arm(self.fd, deadline)
+        elif self.thread == PyThread_get_thread_ident():
+            self.call_at(deadline)
+        else:
+            loop = self.loop_ref()
+            if loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self._rearm)
+        return 0
+
+    def _rearm(self):
+        self.arm()
+
+    cdef int call_at(self, int64_t deadline) except -1:
+        cdef double when
+        handle, self.handle = self.handle, None
+        self.armed = NEVER
+        if handle is not None:
+            handle.cancel()
+        loop = self.loop_ref()
+        if deadline == NEVER or loop is None or loop.is_closed():
+            return 0
+        when = deadline / 1e9
+        if when * 1e9 < <double>deadline:
+            when *= 1.0 + 2.3e-16
+        if self.has_stock_clock() and CLOCK_RESOLUTION > 1e-6:
+            when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
+        self.handle = loop.call_at(when, self._called)
+        self.armed = deadline
+        return 0
+
+    def _called(self):
+        self.handle = None
+        self.armed = NEVER
+        self.fire()
+
+    cdef int fire(self) except -1:
+        """Serve what is due, a slice at most, and set the timer for the rest."""
+        cdef int64_t now = self.now(INT64_MIN)
+        cdef Py_ssize_t budget = SLICE
+        cdef heap_node* first
+        try:
+            while budget > 0:
+                first = heap_top(&self.deadlines)
+                if first == NULL or first.key > now:
+                    break
+                budget -= 1
+                budget -= event_of(first).serve(budget)
+        finally:
+            self.arm()
+        return 0
+
+
+# Stands for the loop of a limiter that has not met one.
+cdef LoopTimer UNBOUND = LoopTimer(None, False)

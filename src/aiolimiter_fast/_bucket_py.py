@@ -1,0 +1,822 @@
+"""The engine in plain Python: the twin of `_bucket`, class by class and to the nanosecond.
+
+It serves where no compiler is (PyPy, pure wheels), as an oracle in tests and as a baseline in benchmarks.
+What is said in `_bucket.pyx` about the order of waiters, overtaking and giving back holds here too.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from math import ceil, floor, frexp, isfinite, ldexp
+from types import BuiltinMethodType, GenericAlias, MethodType
+from typing import Any
+from weakref import ref
+
+from aiolimiter_fast import _arguments
+from aiolimiter_fast._decorator import limited
+from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
+
+SLICE = 512
+REST = 5_000_000
+SECOND = 1_000_000_000
+NEVER = 2**63 - 1
+
+CREATED, WAITING, GRANTED, EXPIRED, REFUSED, LOST, DONE = range(7)
+
+clock_ns = time.monotonic_ns
+CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
+
+running_loop: Callable[[], Any]
+loop_timer: Callable[[Any], LoopTimer]
+generation = 0
+
+
+def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], Any]) -> None:
+    """Give the engine its event loops; called once by the waiting layer."""
+    global running_loop, loop_timer
+    running_loop = get_running_loop
+    loop_timer = get_loop_timer
+
+
+def forked() -> None:
+    """Disown what belongs to the parent's loops; called in a forked child."""
+    global generation
+    generation += 1
+
+
+def amount_of(amount: Any) -> float:
+    if type(amount) is int or type(amount) is float:
+        try:
+            value = float(amount)
+        except OverflowError:
+            value = -1.0
+        if value >= 0.0 and isfinite(value):
+            return value
+    return _arguments.amount(amount)
+
+
+class Leak:
+    """The leaky bucket in integer units; see `_core/leaky.pxd`."""
+
+    __slots__ = ("capacity", "drain", "idle", "last", "level", "permit")
+
+    def __init__(self, max_rate: float, period_ns: float, burst: float) -> None:
+        self.last = NEVER
+        self.configure(max_rate, period_ns, burst, 0.0)
+
+    def configure(self, max_rate: float, period_ns: float, burst: float, level: float) -> None:
+        extent = max(burst, level, 1.0)
+        emission = period_ns / max_rate
+        shift = 61 - max(frexp(extent * period_ns)[1], frexp(max_rate)[1])
+        permit = ldexp(period_ns, shift)
+        drain = ldexp(max_rate, shift)
+        if permit != floor(permit) or drain != floor(drain):
+            shift = 61 - max(frexp(extent * emission)[1], 1)
+            permit = ceil(ldexp(emission, shift))
+            drain = ldexp(1.0, shift)
+        self.permit = int(permit)
+        self.drain = int(drain)
+        self.capacity = self.cost(burst)
+        self.level = self.cost(level)
+        self.idle = max(self.capacity, self.level) // self.drain + 1
+
+    def cost(self, amount: float) -> int:
+        return ceil(amount * float(self.permit))
+
+    def advance(self, now: int) -> None:
+        if now > self.last:
+            self.level = max(self.level - (now - self.last) * self.drain, 0)
+        self.last = now
+
+    def fits(self, cost: int) -> bool:
+        return self.level + cost <= self.capacity
+
+    def due(self, cost: int) -> int:
+        excess = self.level + cost - self.capacity
+        return self.last if excess <= 0 else self.last + (excess - 1) // self.drain + 1
+
+    def empty(self) -> int:
+        return self.last + self.level // self.drain
+
+    def give_back(self, cost: int, empty: int) -> None:
+        left = (empty - self.last) * self.drain
+        if left > 0:
+            self.level = max(self.level - min(cost, left), 0)
+
+    def permits(self) -> float:
+        return self.level / self.permit
+
+
+class LeakyBucket:
+    """A leaky bucket that is told the time.
+
+    Arguments: max_rate (permits), time_period (seconds), burst (permits; default max_rate).
+    Instants are integer nanoseconds of any one clock. Source of the algorithm: ITU-T I.371, annex A.
+    """
+
+    __slots__ = ("_burst", "_leak")
+
+    def __init__(self, max_rate: float, time_period: float, burst: float | None = None) -> None:
+        rate, period, self._burst = _arguments.rate(max_rate, time_period, burst)
+        self._leak = Leak(rate, period * SECOND, self._burst)
+
+    def take(self, amount: float, now: int) -> int:
+        """Admit `amount` permits at `now` and return 0, or return the wait in nanoseconds and take nothing."""
+        wait = self.wait(amount, now)
+        if not wait:
+            self._leak.level += self._leak.cost(amount_of(amount))
+        return wait
+
+    def wait(self, amount: float, now: int) -> int:
+        """Nanoseconds until `amount` permits fit, 0 if they do now; takes nothing."""
+        value = amount_of(amount)
+        if value > self._burst:
+            raise ValueError(f"amount={amount!r} exceeds burst={self._burst:g}")
+        self._leak.advance(now)
+        return self._leak.due(self._leak.cost(value)) - now
+
+    def level(self, now: int) -> float:
+        """Permits in the bucket at `now`."""
+        self._leak.advance(now)
+        return self._leak.permits()
+
+
+class TimerFd:
+    """The timer descriptor of one loop. Only the loop's own reader table holds it, so it is closed with the loop."""
+
+    __slots__ = ("_fd", "_timer")
+
+    def __init__(self, timer: LoopTimer) -> None:
+        self._fd = -1
+        if sys.version_info < (3, 13) or sys.platform != "linux":
+            raise OSError("no timer descriptor")
+        self._fd = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_CLOEXEC | os.TFD_NONBLOCK)
+        self._timer = timer
+        timer.fd = self._fd
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            self._timer.fd = -1
+            os.close(self._fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def disown(self) -> None:
+        """Say that the loop refused this descriptor."""
+
+    def __call__(self) -> None:
+        self._timer.armed = NEVER
+        self._timer.fire()
+
+
+class Event:
+    """An entry in a loop's heap of deadlines."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self) -> None:
+        self.deadline = NEVER
+
+    def serve(self, budget: int) -> int:
+        """Do what is due now; say how many waiters that woke, `budget` at most."""
+        raise NotImplementedError
+
+
+class LoopTimer:
+    """One event loop's clock and its heap of deadlines, served by one timer."""
+
+    __slots__ = (
+        "armed", "fd", "generation", "handle", "heap", "loop_ref", "method", "order", "scheduled", "thread",
+    )  # fmt: skip
+
+    def __init__(self, loop: Any, stock: bool) -> None:
+        self.fd = -1
+        self.armed = NEVER
+        self.generation = generation
+        self.thread = threading.get_ident()
+        self.loop_ref = ref(loop)
+        # `time` of the loop's class where that is a stock clock, else None.
+        self.method: Any = type(loop).time if stock else None
+        self.handle: Any = None
+        # Entries (deadline, order, event) of events that have moved on since are passed over.
+        self.heap: list[tuple[int, int, Event]] = []
+        self.scheduled = 0
+        self.order = 0
+
+    def is_closed(self) -> bool:
+        loop = self.loop_ref()
+        return loop is None or loop.is_closed()
+
+    def has_stock_clock(self) -> bool:
+        """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
+        if self.method is None:
+            return False
+        loop = self.loop_ref()
+        if loop is None:
+            return True
+        method = loop.time
+        if type(method) is MethodType:
+            return method.__func__ is self.method
+        return type(method) is BuiltinMethodType and method.__self__ is loop
+
+    def now(self, otherwise: int) -> int:
+        """The loop's time, or `otherwise` where its clock gives no sensible one."""
+        if self.has_stock_clock():
+            return clock_ns()
+        loop = self.loop_ref()
+        if loop is not None:
+            reading = loop.time() * 1e9
+            if -4.6e18 < reading < 4.6e18:
+                return round(reading)
+        return otherwise
+
+    def schedule(self, event: Event, deadline: int) -> None:
+        """Put or move an event to `deadline`; NEVER takes it out."""
+        if event.deadline != deadline:
+            self.scheduled += (event.deadline == NEVER) - (deadline == NEVER)
+            event.deadline = deadline
+            if deadline != NEVER:
+                self.order += 1
+                heapq.heappush(self.heap, (deadline, self.order, event))
+            if len(self.heap) > 2 * self.scheduled + 64:
+                # One entry for each event is left, the newest; older ones hold deadlines of the past.
+                live = {id(entry[2]): entry for entry in sorted(self.heap) if entry[0] == entry[2].deadline}
+                self.heap = list(live.values())
+                heapq.heapify(self.heap)
+        self.arm()
+
+    def first(self) -> int:
+        """The first deadline."""
+        while self.heap and self.heap[0][0] != self.heap[0][2].deadline:
+            heapq.heappop(self.heap)
+        return self.heap[0][0] if self.heap else NEVER
+
+    def arm(self) -> None:
+        """Set the one timer for the first deadline."""
+        deadline = self.first()
+        if deadline == self.armed or self.generation != generation:
+            return
+        if sys.version_info >= (3, 13) and self.fd >= 0 and self.has_stock_clock():
+            self.armed = deadline
+            initial = 0 if deadline == NEVER else max(deadline, 1)
+            os.timerfd_settime_ns(self.fd, flags=os.TFD_TIMER_ABSTIME, initial=initial)
+        elif self.thread == threading.get_ident():
+            self.call_at(deadline)
+        else:
+            loop = self.loop_ref()
+            if loop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(self.arm)
+
+    def call_at(self, deadline: int) -> None:
+        handle, self.handle = self.handle, None
+        self.armed = NEVER
+        if handle is not None:
+            handle.cancel()
+        loop = self.loop_ref()
+        if deadline == NEVER or loop is None or loop.is_closed():
+            return
+        when = deadline / 1e9
+        if when * 1e9 < deadline:
+            when *= 1.0 + 2.3e-16
+        if CLOCK_RESOLUTION > 1e-6 and self.has_stock_clock():
+            when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
+        self.handle = loop.call_at(when, self.called)
+        self.armed = deadline
+
+    def called(self) -> None:
+        self.handle = None
+        self.armed = NEVER
+        self.fire()
+
+    def fire(self) -> None:
+        """Serve what is due, a slice at most, and set the timer for the rest."""
+        now = self.now(-NEVER)
+        budget = SLICE
+        try:
+            while budget > 0 and self.first() <= now:
+                budget -= 1
+                budget -= self.heap[0][2].serve(budget)
+        finally:
+            self.arm()
+
+
+class Link(Event):
+    """A limiter's entry in the deadline heap of one loop: when the next waiter is due."""
+
+    __slots__ = ("limiter", "timer", "waiting")
+
+    def __init__(self, limiter: AsyncLimiter, timer: LoopTimer) -> None:
+        super().__init__()
+        self.limiter = ref(limiter)
+        self.timer = timer
+        self.waiting = 0
+
+    def serve(self, budget: int) -> int:
+        """Wake the limiter's waiters that are due, and say how many; then enter its next deadline."""
+        limiter = self.limiter()
+        if limiter is None:
+            self.timer.schedule(self, NEVER)
+            return 0
+        with limiter._lock:
+            limiter._advance()
+            woken = limiter._release(budget)
+            rests = woken and self.timer.fd >= 0 and self.timer.has_stock_clock()
+            limiter._plan(limiter._rest() if rests else 0)
+        return woken
+
+
+class Expiry(Event):
+    """The end of one caller's patience, in the deadline heap of its loop."""
+
+    __slots__ = ("patience", "waiter")
+
+    def __init__(self, waiter: Waiter, patience: int) -> None:
+        super().__init__()
+        self.waiter = waiter
+        self.patience = patience
+
+    def enter(self) -> None:
+        timer = self.waiter.link.timer
+        timer.schedule(self, timer.now(0) + self.patience)
+
+    def leave(self) -> None:
+        self.waiter.link.timer.schedule(self, NEVER)
+
+    def serve(self, budget: int) -> int:
+        """Turn the caller away, unless there is room for it at the last moment."""
+        waiter = self.waiter
+        limiter = waiter.limiter
+        with limiter._lock:
+            self.leave()
+            limiter._advance()
+            woken = limiter._release(SLICE)
+            if waiter.state == WAITING:
+                limiter._remove(waiter)
+                waiter.state = EXPIRED
+                waiter.wake()
+            limiter._plan(0)
+        return woken
+
+
+class Waiter:
+    """A caller in the queue; the same as a waiting `Acquire` of the extension."""
+
+    __slots__ = (
+        "amount", "cost", "earlier", "expiry", "future", "later", "limiter", "link", "passed", "state",
+    )  # fmt: skip
+
+    def __init__(self, limiter: AsyncLimiter, amount: float, cost: int) -> None:
+        self.limiter = limiter
+        self.amount = amount
+        self.cost = cost
+        self.state = CREATED
+        self.passed = 0
+        self.future: Any = None
+        self.link: Link
+        self.earlier: Waiter | None = None
+        self.later: Waiter | None = None
+        self.expiry: Expiry | None = None
+
+    def resolve(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def wake(self) -> bool:
+        """Let the waiting task run on; False if nobody is left to run."""
+        timer = self.link.timer
+        try:
+            if timer.thread == threading.get_ident():
+                self.future.set_result(None)
+            else:
+                timer.loop_ref().call_soon_threadsafe(self.resolve)
+        except Exception:  # the future is cancelled, or its loop closed or gone
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Leave the queue, or give back what was granted and not used."""
+        limiter = self.limiter
+        with limiter._lock:
+            state, self.state = self.state, DONE
+            if state == WAITING:
+                limiter._remove(self)
+                limiter._plan(0)
+                if self.expiry is not None:
+                    self.expiry.leave()
+            elif state == GRANTED:
+                limiter._advance()
+                limiter._leak.give_back(limiter._leak.cost(self.amount), self.passed)
+                limiter._plan(0)
+
+
+class AsyncLimiter:
+    """Limit how often code runs: a leaky bucket that asyncio tasks wait at.
+
+    The documentation is that of the extension's class of the same name.
+    """
+
+    __slots__ = (
+        "__weakref__", "_arrivals", "_burst", "_fair", "_generation", "_leak", "_limit", "_links", "_lock",
+        "_max_rate", "_newest", "_oldest", "_overtaken", "_queue", "_time_period", "_timer", "_waiting",
+    )  # fmt: skip
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __init__(
+        self, max_rate: float, time_period: float = 60, *, burst: float | None = None, fair: bool = False
+    ) -> None:
+        if not isinstance(fair, bool):
+            raise TypeError(f"fair must be a bool, got {fair!r}")
+        if hasattr(self, "_waiting") and self._waiting:
+            raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
+        self._timer: LoopTimer | None = None
+        self._leak = Leak(1.0, 1.0, 1.0)
+        self._lock = threading.RLock()
+        # Entries (cost, arrival, waiter); those of waiters that have left are passed over.
+        self._queue: list[tuple[int, int, Waiter]] = []
+        self._waiting = 0
+        self._oldest: Waiter | None = None
+        self._newest: Waiter | None = None
+        self._overtaken = 0
+        self._arrivals = 0
+        self._generation = generation
+        self._links: list[Link] = []
+        self._limit = -1.0
+        self._configure(max_rate, time_period, burst)
+        self._fair = fair
+
+    def __getattr__(self, name: str) -> Any:
+        if name in AsyncLimiter.__slots__:
+            raise AttributeError(f"{type(self).__name__}.__init__ did not call AsyncLimiter.__init__")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    async def acquire(self, amount: float = 1, *, block: bool = True, timeout: float | None = None) -> None:
+        """Take permits, waiting until there is room."""
+        cost = self._cost_of(amount, "acquire")
+        patience = NEVER
+        if timeout is not None:
+            if not block:
+                raise ValueError(f"timeout={timeout!r} makes no sense with block=False")
+            patience = int(min(_arguments.timeout(timeout), 4e9) * SECOND)
+        while True:
+            if self._decide(cost, True):
+                return
+            waiter = Waiter(self, amount_of(amount), cost)
+            if not block or patience != NEVER:
+                wait = self._estimate(cost)
+                if not block:
+                    raise LimitReached(_arguments.no_room(amount), wait / SECOND)
+                if wait > patience:
+                    raise AcquireTimeout(_arguments.timed_out(amount), wait / SECOND)
+                waiter.expiry = Expiry(waiter, patience)
+            self._enqueue(waiter)
+            try:
+                await waiter.future
+            except BaseException:
+                waiter.abandon()
+                raise
+            if waiter.state in (WAITING, LOST):
+                waiter.abandon()  # somebody else resolved the future: ask again
+                continue
+            state, waiter.state = waiter.state, DONE
+            if state == EXPIRED:
+                raise AcquireTimeout(_arguments.timed_out(amount), self.wait_time(amount))
+            if state == REFUSED:
+                raise ValueError(_arguments.too_much("acquire", amount, self))
+            return
+
+    def try_acquire(self, amount: float = 1) -> bool:
+        """Take permits if there is room now, and say whether; never waits. For any thread."""
+        return self._decide(self._cost_of(amount, "try_acquire"), True)
+
+    def has_capacity(self, amount: float = 1) -> bool:
+        """Tell whether the bucket has room for `amount` permits now, whoever waits; takes nothing."""
+        value = amount_of(amount)
+        self._bind()
+        with self._lock:
+            self._advance()
+            return value <= self._limit and self._leak.fits(self._leak.cost(value))
+
+    def wait_time(self, amount: float = 1) -> float:
+        """Seconds until `amount` permits would be admitted, behind those who wait; 0.0 if now. Takes nothing."""
+        cost = self._cost_of(amount, "wait_time")
+        return 0.0 if self._decide(cost, False) else self._estimate(cost) / SECOND
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, exc_type: Any, exc: Any, tb: Any) -> None:
+        pass
+
+    def __call__(self, function: Any = None, /, *, amount: float = 1) -> Any:
+        """Limit an async function: `@limiter` takes one permit per call, `@limiter(amount=2)` two."""
+        return limited(self, function, amount)
+
+    @property
+    def max_rate(self) -> float:
+        """Permits per time_period. Can be set while in use: waiters are planned anew, the level stays."""
+        return self._max_rate
+
+    @max_rate.setter
+    def max_rate(self, value: float) -> None:
+        self._configure(value, self._time_period, self._burst)
+
+    @property
+    def time_period(self) -> float:
+        """Seconds. Can be set while in use: waiters are planned anew, the level stays."""
+        return self._time_period
+
+    @time_period.setter
+    def time_period(self, value: float) -> None:
+        self._configure(self._max_rate, value, self._burst)
+
+    @property
+    def burst(self) -> float:
+        """Permits that may pass at once. Can be set while in use; None follows max_rate."""
+        return self._max_rate if self._burst is None else self._burst
+
+    @burst.setter
+    def burst(self, value: float | None) -> None:
+        self._configure(self._max_rate, self._time_period, value)
+
+    @property
+    def fair(self) -> bool:
+        """Whether waiters are served strictly first come, first served."""
+        return self._fair
+
+    def __repr__(self) -> str:
+        with self._lock:
+            self._advance()
+            notes = f"level: {self._leak.permits():f}, waiters: {self._waiting}"
+            if self._waiting:
+                wait = max(self._leak.due(self._candidate().cost) - self._leak.last, 0)
+                notes += f", waking in {wait // 1000} \N{MICRO SIGN}s"
+        return f"<{_arguments.describe(self)} at {id(self):#x} [{notes}]>"
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        with self._lock:
+            if self._waiting:
+                raise TypeError(f"cannot pickle or copy {self!r} while tasks wait")
+            self._advance()
+            level = self._leak.permits()
+        attributes = getattr(self, "__dict__", None)
+        return self._max_rate, self._time_period, self._burst, self._fair, level, attributes
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        max_rate, time_period, burst, fair, level, attributes = state
+        AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
+        # The level as it was then; it leaks on from the first look at the clock.
+        self._leak.level = self._leak.cost(min(max(level, 0.0), self._limit))
+        self._leak.last = NEVER
+        if attributes:
+            self.__dict__.update(attributes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arguments.newobj, (type(self),), self.__getstate__()
+
+    def _configure(self, max_rate: float, time_period: float, burst: float | None) -> None:
+        """Change rate, period or burst; keep the level, and plan those who wait anew."""
+        rate, period, limit = _arguments.rate(max_rate, time_period, burst)
+        with self._lock:
+            if self._limit < 0.0:
+                level = 0.0
+            else:
+                self._advance()
+                level = self._leak.permits()
+                _arguments.drains(rate, period, max(limit, level))
+            self._leak.configure(rate, period * SECOND, limit, level)
+            self._max_rate, self._time_period, self._burst, self._limit = max_rate, time_period, burst, limit
+            self._overtaken = 0
+            waiters = self._waiters()
+            for waiter in waiters:
+                waiter.passed = 0
+                waiter.cost = self._leak.cost(min(waiter.amount, limit))
+            self._queue = [
+                (0 if self._fair else waiter.cost, order, waiter) for order, waiter in enumerate(waiters)
+            ]
+            heapq.heapify(self._queue)
+            for waiter in waiters:
+                if waiter.amount > limit:
+                    self._remove(waiter)
+                    waiter.state = REFUSED
+                    waiter.wake()
+            self._plan(0)
+
+    def _waiters(self) -> list[Waiter]:
+        """Those who wait, in order of arrival."""
+        waiters = []
+        waiter = self._oldest
+        while waiter is not None:
+            waiters.append(waiter)
+            waiter = waiter.later
+        return waiters
+
+    def _cost_of(self, amount: Any, caller: str) -> int:
+        value = amount_of(amount)
+        if value > self._limit:
+                raise ValueError(_arguments.too_much(caller, amount, self))
+        return self._leak.cost(value)
+
+    def _decide(self, cost: int, take: bool) -> bool:
+        """Take `cost` if it is admitted now, and say so."""
+        self._bind()
+        with self._lock:
+            self._advance()
+            admitted = self._admits(cost)
+            if admitted and take:
+                self._leak.level += cost
+                if self._newest is not None:
+                    self._newest.passed += cost
+                    self._overtaken += cost
+        return admitted
+
+    def _admits(self, cost: int) -> bool:
+        """Whether a newcomer is admitted now, after those in the queue whose time has come."""
+        if self._waiting:
+            if self._generation != generation:
+                self._drop(False)
+            elif self._release(SLICE):
+                self._plan(0)
+        if self._waiting and cost:
+            passes = not self._fair and self._overtaken + cost <= self._leak.capacity
+            if not passes or self._leak.fits(self._candidate().cost):
+                return False
+        return self._leak.fits(cost)
+
+    def _estimate(self, cost: int) -> int:
+        """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
+        with self._lock:
+            passing = self._overtaken + cost > self._leak.capacity
+            units = sum(
+                waiter.cost
+                for waiter in self._waiters()
+                if self._fair or waiter.cost <= cost or (passing and waiter is self._oldest)
+            )
+            excess = units + self._leak.level + cost - self._leak.capacity
+            return max(-(-excess // self._leak.drain), 1)
+
+    def _enqueue(self, waiter: Waiter) -> None:
+        """Let `waiter` wait in the running loop."""
+        loop = running_loop()
+        if loop is None:
+            raise RuntimeError("no running event loop")
+        timer = self._timer
+        if timer is None or timer.generation != generation or timer.loop_ref() is not loop:
+            timer = loop_timer(loop)
+        timer.thread = threading.get_ident()
+        waiter.future = loop.create_future()
+        with self._lock:
+            for link in self._links:
+                if link.timer is timer:
+                    break
+            else:
+                link = Link(self, timer)
+                self._links = [entry for entry in self._links if not entry.timer.is_closed()]
+                self._links.append(link)
+            if self._waiting == 0:
+                self._generation = generation
+            heapq.heappush(self._queue, (0 if self._fair else waiter.cost, self._arrivals, waiter))
+            self._arrivals += 1
+            self._waiting += 1
+            link.waiting += 1
+            waiter.earlier = self._newest
+            if self._newest is not None:
+                self._newest.later = waiter
+            else:
+                self._oldest = waiter
+            self._newest = waiter
+            waiter.link = link
+            waiter.state = WAITING
+            if self._candidate() is waiter or link.deadline == NEVER:
+                self._plan(0)
+        if waiter.expiry is not None:
+            waiter.expiry.enter()
+
+    def _remove(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue."""
+        waiter.state = DONE
+        if waiter.earlier is not None:
+            waiter.earlier.later = waiter.later
+            waiter.earlier.passed += waiter.passed
+        else:
+            self._oldest = waiter.later
+            self._overtaken -= waiter.passed
+        if waiter.later is not None:
+            waiter.later.earlier = waiter.earlier
+        else:
+            self._newest = waiter.earlier
+        waiter.earlier = waiter.later = None
+        self._waiting -= 1
+        waiter.link.waiting -= 1
+        if len(self._queue) > 2 * self._waiting + 64:
+            self._queue = [entry for entry in self._queue if entry[2].state == WAITING]
+            heapq.heapify(self._queue)
+
+    def _candidate(self) -> Waiter:
+        """Who is next: the smallest amount, unless the oldest has been passed often enough."""
+        while self._queue[0][2].state != WAITING:
+            heapq.heappop(self._queue)
+        first = self._queue[0][2]
+        assert self._oldest is not None
+        if first is not self._oldest and self._overtaken + first.cost > self._leak.capacity:
+            return self._oldest
+        return first
+
+    def _release(self, budget: int) -> int:
+        """Grant what fits to those who are next, and wake them; say how many."""
+        woken = 0
+        while self._waiting and woken < budget:
+            waiter = self._candidate()
+            if not self._leak.fits(waiter.cost):
+                break
+            if waiter.earlier is not None:
+                waiter.earlier.passed += waiter.cost
+                self._overtaken += waiter.cost
+            self._remove(waiter)
+            self._leak.level += waiter.cost
+            waiter.passed = self._leak.empty()
+            waiter.state = GRANTED
+            if waiter.expiry is not None:
+                waiter.expiry.leave()
+            if waiter.wake():
+                woken += 1
+            else:
+                waiter.state = LOST
+                self._leak.level = max(self._leak.level - waiter.cost, 0)
+        return woken
+
+    def _plan(self, rest: int) -> None:
+        """Enter the next deadline, at least `rest` ns away, in the heap of every loop that waits here."""
+        deadline = NEVER
+        if self._waiting:
+            deadline = max(self._leak.due(self._candidate().cost), self._leak.last + rest)
+        for link in self._links:
+            timer = link.timer
+            if link.waiting == 0:
+                timer.schedule(link, NEVER)
+            elif timer is self._timer:
+                timer.schedule(link, deadline)
+            else:  # another clock, perhaps
+                timer.schedule(link, timer.now(0) + deadline - self._leak.last)
+
+    def _rest(self) -> int:
+        """How long a queue may rest between two servings without the bucket running empty."""
+        if not self._waiting:
+            return 0
+        return min((self._leak.capacity - self._candidate().cost) // self._leak.drain // 4, REST)
+
+    def _advance(self) -> None:
+        """Let the level leak until now."""
+        if self._timer is None:
+            now = clock_ns()
+        else:
+            now = self._timer.now(0 if self._leak.last == NEVER else self._leak.last)
+        self._leak.advance(now)
+
+    def _bind(self) -> None:
+        """Adopt the running loop's clock if the limiter has met no loop yet, or if its loop was closed."""
+        former = self._timer
+        if former is not None and not former.is_closed():
+            return
+        loop = running_loop()
+        if loop is None:
+            return
+        self._timer = loop_timer(loop)
+        if self._timer.has_stock_clock() != (former is None or former.method is not None):
+            self._leak.last = NEVER
+        if former is not None:
+            self._drop(True)
+            _warn(REUSED_ACROSS_LOOPS)
+
+    def _drop(self, closed_only: bool) -> None:
+        """Forget waiters whose loop is closed, or all where the process was forked."""
+        with self._lock:
+            for waiter in self._waiters():
+                if not closed_only or waiter.link.timer.is_closed():
+                    self._remove(waiter)
+                    waiter.state = LOST
+            if closed_only:
+                self._plan(0)
+            else:
+                self._links = []
+
+
+def _warn(text: str) -> None:
+    """Warn at the line of the caller, which is outside this package."""
+    if sys.version_info >= (3, 12):
+        warnings.warn(text, RuntimeWarning, skip_file_prefixes=(os.path.dirname(__file__),))
+    else:
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+            level, frame = level + 1, frame.f_back
+        warnings.warn(text, RuntimeWarning, stacklevel=level)
+
+
+AsyncLimiter.__module__ = "aiolimiter_fast"

@@ -1,0 +1,1 @@
+"""The only files that know how to wait: one per kind of waiting."""

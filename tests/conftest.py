@@ -1,0 +1,149 @@
+"""The engines under test, and the manual clock that the tests run on.
+
+Every test of the core and of the limiter runs on both engines: it asks for `engine`, or for `AsyncLimiter`.
+AIOLIMITER_FAST_NO_EXTENSIONS=1 leaves the twin; a missing extension is an error, not a reason to skip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from aiolimiter_fast import _engine
+from aiolimiter_fast._waiting.asyncio import attach
+from aiolimiter_fast.testing import ManualClock
+
+MODULES = {"extension": "aiolimiter_fast._bucket", "twin": "aiolimiter_fast._bucket_py"}
+if os.environ.get("AIOLIMITER_FAST_NO_EXTENSIONS", "0") not in ("", "0"):
+    del MODULES["extension"]
+
+
+@lru_cache(None)
+def load(name: str) -> ModuleType:
+    module = importlib.import_module(MODULES[name])
+    if module is not _engine.engine:
+        attach(module)
+    return module
+
+
+@pytest.fixture(scope="session", params=MODULES)
+def engine(request: pytest.FixtureRequest) -> ModuleType:
+    return load(request.param)
+
+
+@pytest.fixture(scope="session")
+def AsyncLimiter(engine: Any) -> Any:  # noqa: N802
+    return engine.AsyncLimiter
+
+
+@pytest.fixture(scope="session")
+def both_engines() -> tuple[ModuleType, ModuleType]:
+    return load("extension"), load("twin")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """Leave out what compares the engines where there is only one."""
+    if "extension" not in MODULES:
+        comparisons = [item for item in items if "both_engines" in item.fixturenames]
+        items[:] = [item for item in items if item not in comparisons]
+        config.hook.pytest_deselected(items=comparisons)
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[ManualClock]:
+    """A manual clock, installed on the test's loop."""
+    with ManualClock().installed() as manual:
+        yield manual
+
+
+class Simulation:
+    """A limiter on a loop and a manual clock of its own, called from outside the loop; to be closed.
+
+    Calls are numbered in order. Instants are nanoseconds since the start. After every step the loop is at rest,
+    but for `turn`.
+    """
+
+    START = 1000.0
+
+    def __init__(self, limiter: Any) -> None:
+        self.limiter = limiter
+        self.clock = ManualClock(self.START)
+        self.amounts: list[float] = []
+        self.admitted: list[tuple[int, int]] = []  # instant, call
+        self.refused: list[tuple[int, int]] = []  # by ValueError
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop = asyncio.new_event_loop()
+        self._exit = ExitStack()
+        self._exit.enter_context(self.clock.installed(self._loop))
+
+    @property
+    def now(self) -> int:
+        return self.clock.time_ns() - round(self.START * 1e9)
+
+    @property
+    def waiting(self) -> list[int]:
+        return [call for call, task in enumerate(self._tasks) if not task.done()]
+
+    async def _call(self, call: int, amount: float) -> None:
+        try:
+            await self.limiter.acquire(amount)
+        except ValueError:
+            self.refused.append((self.now, call))
+        else:
+            self.admitted.append((self.now, call))
+
+    def acquire(self, amount: float, *, settle: bool = True) -> int:
+        """Start a task that acquires, and return its number."""
+        call = len(self._tasks)
+        self.amounts.append(amount)
+        self._tasks.append(self._loop.create_task(self._call(call, amount)))
+        if settle:
+            self.settle()
+        return call
+
+    def cancel(self, call: int) -> None:
+        self._tasks[call].cancel()
+        self.settle()
+
+    def settle(self) -> None:
+        self._loop.run_until_complete(self.clock.settle())
+
+    def turn(self) -> None:
+        """Let the loop run once, so that what was granted has not been resumed yet."""
+        self._loop.run_until_complete(asyncio.sleep(0))
+
+    def run(self, nanoseconds: int) -> None:
+        """Let time pass, from timer to timer."""
+        self._loop.run_until_complete(self.clock.run(nanoseconds / 1e9))
+
+    def inside(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the loop, and settle."""
+
+        async def call() -> Any:
+            return function()
+
+        result = self._loop.run_until_complete(call())
+        self.settle()
+        return result
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            self._loop.run_until_complete(asyncio.wait(self._tasks))
+        self._exit.close()
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def simulation() -> type[Simulation]:
+    """The class, since Hypothesis makes many within one test."""
+    return Simulation
