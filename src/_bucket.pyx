@@ -78,10 +78,13 @@ cdef extern from *:
 cdef enum:
     # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
     SLICE = 512
-    # A queue of waiters is served no more often than this (ns) where its burst bridges the time between.
-    REST = 5_000_000
+    # A queue of waiters is served no more often than every REST ns where its burst bridges that and RESERVE more.
+    REST = 8_000_000
+    RESERVE = 8_000_000
+    # By so much at most (ns) the timer goes off early where every microsecond of lateness costs a part of the rate.
+    LEAD = 250_000
     # For so long (ns) a loop is believed to have the clock that it had when last looked at.
-    TRUST = 2_000
+    TRUST = 5_000
     # Finished awaitables kept for the next calls.
     SPARE = 64
     SECOND = 1_000_000_000

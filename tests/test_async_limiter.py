@@ -201,6 +201,17 @@ class TestWithoutWaiting:
         with pytest.raises(ValueError, match="amount must be 0 or more"):
             limiter.has_capacity(-1)
 
+    async def test_has_capacity_tells_of_the_bucket_whoever_waits(self, AsyncLimiter: Any, clock: ManualClock) -> None:
+        limiter = AsyncLimiter(4, 1, fair=True)
+        waiters = Waiters(limiter, clock)
+        await limiter.acquire(2)
+        waiters.add("four", 4)
+        await clock.settle()
+        assert limiter.has_capacity(2)
+        assert not limiter.has_capacity(3)
+        assert not limiter.try_acquire(2)
+        await clock.run(0.5)
+
     async def test_try_acquire_takes_what_is_there(self, AsyncLimiter: Any, clock: ManualClock) -> None:
         limiter = AsyncLimiter(3, 3)
         assert [limiter.try_acquire(amount) for amount in (2, 2, 1, 1)] == [True, False, True, False]
@@ -264,7 +275,6 @@ class TestWithoutWaiting:
             await limiter.acquire(1, block=False)
         assert caught.value.retry_after == 0.75
         assert not limiter.try_acquire()
-        assert not limiter.has_capacity()
         await clock.run(0.5)
         assert waiters.served == [("four", 0.5)]
 
@@ -590,7 +600,7 @@ class TestDecorator:
         limiter = AsyncLimiter(2, 1)
         times: list[float] = []
 
-        @limiter
+        @limiter  # type: ignore[untyped-decorator]
         async def double(number: int, *, plus: int = 0) -> int:
             """Twice the number."""
             times.append(clock.time() - 1000)
@@ -607,7 +617,7 @@ class TestDecorator:
     async def test_amount_is_the_price_of_a_call(self, AsyncLimiter: Any, clock: ManualClock) -> None:
         limiter = AsyncLimiter(4, 1)
 
-        @limiter(amount=2)
+        @limiter(amount=2)  # type: ignore[untyped-decorator]
         async def work() -> str:
             return "done"
 
@@ -617,7 +627,7 @@ class TestDecorator:
     async def test_a_call_that_fails_has_taken_its_permit(self, AsyncLimiter: Any, clock: ManualClock) -> None:
         limiter = AsyncLimiter(1, 1)
 
-        @limiter
+        @limiter  # type: ignore[untyped-decorator]
         async def fail() -> None:
             raise ZeroDivisionError
 
@@ -629,7 +639,7 @@ class TestDecorator:
         limiter = AsyncLimiter(1, 1)
 
         class Client:
-            @limiter
+            @limiter  # type: ignore[untyped-decorator]
             async def get(self) -> Client:
                 return self
 
@@ -728,7 +738,7 @@ class TestSubclasses:
 
         limiter = Counting(9, 1)
 
-        @limiter(amount=2)
+        @limiter(amount=2)  # type: ignore[untyped-decorator]
         async def work() -> None:
             pass
 

@@ -50,9 +50,7 @@ def in_threads(*functions: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def in_loops(
-    *coroutines: Coroutine[Any, Any, Any], new_loop: Callable[[], Any] = asyncio.new_event_loop
-) -> list[Any]:
+def in_loops(*coroutines: Coroutine[Any, Any, Any], new_loop: Callable[[], Any] = asyncio.new_event_loop) -> list[Any]:
     """Run each coroutine in a loop and a thread of its own; close no loop before all have finished."""
     finished = threading.Barrier(len(coroutines))
 
@@ -106,9 +104,9 @@ class TestSeveralLoops:
         limiter = AsyncLimiter(1000, 1e9)  # nothing leaks while the test runs
 
         def take() -> float:
-            return sum(limiter.try_acquire() for _ in range(1000)) + sum(
-                limiter.try_acquire(0.5) / 2 for _ in range(100)
-            )
+            taken: int = sum(limiter.try_acquire() for _ in range(1000))
+            halves: int = sum(limiter.try_acquire(0.5) for _ in range(100))
+            return taken + halves / 2
 
         with threads_take_short_turns():
             assert sum(in_threads(*[take] * 8)) == 1000
@@ -381,7 +379,7 @@ class CountingSelector(selectors.DefaultSelector):
 class NoReaders(asyncio.SelectorEventLoop):
     """A loop that watches no descriptors for its users, as Windows' default loop does not."""
 
-    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         raise NotImplementedError
 
 
@@ -712,7 +710,11 @@ class TestDebugMode:
 
     async def test_an_acquire_that_nobody_awaits_warns(self, AsyncLimiter: Any, clock: ManualClock) -> None:
         limiter = AsyncLimiter(1, 1)
-        with pytest.warns(RuntimeWarning, match=r"coroutine 'AsyncLimiter\.acquire' was never awaited"):
+
+        def forget() -> None:
             limiter.acquire()
             gc.collect()
+
+        with pytest.warns(RuntimeWarning, match=r"coroutine 'AsyncLimiter\.acquire' was never awaited"):
+            forget()
         assert limiter.has_capacity()

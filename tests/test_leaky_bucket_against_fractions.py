@@ -147,10 +147,11 @@ class Machine(RuleBasedStateMachine):
     @rule(share=shares)
     def ask(self, share: int) -> None:
         amount = share * float(self.model.burst) / 64
-        fits = self.model.fits(Fraction(amount))
-        assert self.simulation.inside(lambda: self.simulation.limiter.has_capacity(amount)) == fits
-        wait = self.simulation.inside(lambda: self.simulation.limiter.wait_time(amount))
-        assert (wait == 0) == fits
+        limiter = self.simulation.limiter
+        has_capacity = self.model.level + Fraction(amount) <= self.model.burst
+        assert self.simulation.inside(lambda: limiter.has_capacity(amount)) == has_capacity
+        wait = self.simulation.inside(lambda: limiter.wait_time(amount))
+        assert (wait == 0) == self.model.fits(Fraction(amount))
         if not self.model.waiting:
             assert round(wait * SECOND) == self.model.due(Fraction(amount)) - self.model.now
 

@@ -96,14 +96,14 @@ cdef int waiter_abandon(Acquire self) except -1:
     if state == WAITING:
         with cython.critical_section(limiter):
             limiter.remove(self)
-            limiter.plan(0)
+            limiter.plan(False)
         if self.timeout is not None:
             (<Expiry>self.timeout).leave()
     elif state == GRANTED:
         with cython.critical_section(limiter):
             limiter.advance()
             leak_give_back(&limiter.leak, leak_cost(&limiter.leak, amount_of(self.amount)), self.passed)
-            limiter.plan(0)
+            limiter.plan(False)
     return 0
 
 
@@ -182,7 +182,7 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
             raise ValueError(f"timeout={self.timeout!r} makes no sense with block=False")
         else:
             patience = <int64_t>(min(<double>_arguments.timeout(self.timeout), 4e9) * SECOND)
-    if limiter.decide(cost, True):
+    if limiter.decide(cost, True, self.block):
         return None
     if not self.block or patience != NEVER:
         wait = limiter.estimate(cost)

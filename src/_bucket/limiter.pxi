@@ -16,7 +16,7 @@ cdef class Link(Event):
             limiter.advance()
             woken = limiter.release(budget)
             # Where the burst allows it, those who are left rest a while: that saves a wake-up for each of them.
-            limiter.plan(limiter.rest() if woken and self.timer.intact(limiter.leak.last) else 0)
+            limiter.plan(woken and self.timer.intact(limiter.leak.last))
         return woken
 
 
@@ -50,7 +50,7 @@ cdef class Expiry(Event):
                 limiter.remove(waiter)
                 waiter.state = EXPIRED
                 waiter_wake(waiter)
-            limiter.plan(0)
+            limiter.plan(False)
         return woken
 
 
@@ -141,7 +141,7 @@ cdef class AsyncLimiter:
         """
         cdef int decision = self.decide_one() if amount is ONE else -1
         if decision < 0:
-            decision = self.decide(self.cost_of(amount, "try_acquire"), True)
+            decision = self.decide(self.cost_of(amount, "try_acquire"), True, False)
         return decision == 1
 
     def has_capacity(self, amount=1):
@@ -165,7 +165,7 @@ cdef class AsyncLimiter:
         Raises ValueError if amount is negative or exceeds burst, TypeError if it is no number.
         """
         cdef int64_t cost = self.cost_of(amount, "wait_time")
-        if self.decide(cost, False) == 1:
+        if self.decide(cost, False, False):
             return 0.0
         return seconds(self.estimate(cost))
 
@@ -288,7 +288,7 @@ cdef class AsyncLimiter:
                 self.remove(waiter)
                 waiter.state = REFUSED
                 waiter_wake(waiter)
-            self.plan(0)
+            self.plan(False)
         return 0
 
     cdef int64_t cost_of(self, object amount, str caller) except -1:
@@ -304,7 +304,7 @@ cdef class AsyncLimiter:
         cdef int64_t now
         with cython.critical_section(self):
             now = clock_ns()
-            if self.waiting == 0 and (self.timer.intact(now) or self.timer.renew()):
+            if self.waiting == 0 and (self.timer.intact(now) or self.timer.renew(now)):
                 leak_advance(&self.leak, now)
                 decision = leak_fits(&self.leak, self.one)
                 if decision:
@@ -313,13 +313,13 @@ cdef class AsyncLimiter:
                     decision = -1
         return decision
 
-    cdef int decide(self, int64_t cost, bint take) except -1:
-        """Take `cost` if it is admitted now, and say so."""
+    cdef bint decide(self, int64_t cost, bint take, bint waits) except -1:
+        """Take `cost` if it is admitted now, and say so. `waits`: the caller will queue otherwise."""
         cdef bint admitted
         self.bind()
         with cython.critical_section(self):
             self.advance()
-            admitted = self.admits(cost)
+            admitted = self.admits(cost, waits)
             if admitted and take:
                 self.leak.level += cost
                 if self.newest != NULL:
@@ -327,14 +327,17 @@ cdef class AsyncLimiter:
                     self.overtaken += cost
         return admitted
 
-    cdef bint admits(self, int64_t cost) except -1:
-        """Whether a newcomer is admitted now, after those in the queue whose time has come."""
+    cdef bint admits(self, int64_t cost, bint waits) except -1:
+        """Whether a newcomer is admitted now, after those in the queue whose time has come.
+
+        These are woken at once only for a caller who will not wait: the others may leave it to the timer.
+        """
         cdef Acquire first
         if self.waiting:
             if self.generation != generation:
                 self.drop(False)
-            elif self.release(SLICE):
-                self.plan(0)
+            elif not waits and self.release(SLICE):
+                self.plan(False)
         if self.waiting and cost:
             first = self.candidate()
             if self.fair_ or self.overtaken + cost > self.leak.capacity or leak_fits(&self.leak, self.cost(first)):
@@ -360,11 +363,11 @@ cdef class AsyncLimiter:
         """Let `waiter` wait in the running loop."""
         cdef LoopTimer timer
         cdef Link link
-        loop = running_loop()
+        loop = self.timer.loop_if_running()
         if loop is None:
             raise RuntimeError("no running event loop")
         timer = self.timer
-        if timer is UNBOUND or timer.generation != generation or timer.loop_ref() is not loop:
+        if not timer.serves(loop):
             timer = loop_timer(loop)
         timer.thread = PyThread_get_thread_ident()
         future = loop.create_future()
@@ -400,7 +403,7 @@ cdef class AsyncLimiter:
             if not PyObject_GC_IsTracked(<PyObject*>waiter):
                 PyObject_GC_Track(<PyObject*>waiter)
             if self.candidate() is waiter or link.node.place < 0:
-                self.plan(0)
+                self.plan(False)
         if waiter.timeout is not None:
             (<Expiry>waiter.timeout).enter(waiter)
         return 0
@@ -458,13 +461,23 @@ cdef class AsyncLimiter:
                 self.leak.level = max(self.leak.level - cost, 0)
         return woken
 
-    cdef int plan(self, int64_t rest) except -1:
-        """Enter the next deadline, at least `rest` ns away, in the heap of every loop that waits here."""
+    cdef int plan(self, bint rests) except -1:
+        """Enter the next deadline in the heap of every loop that waits here; `rests`: not before a rest, if it may."""
         cdef int64_t deadline = NEVER
+        cdef int64_t haste = 0
+        cdef int64_t cost, bridge
         cdef Link link
         if self.waiting:
-            deadline = max(leak_due(&self.leak, self.cost(self.candidate())), self.leak.last + rest)
+            cost = self.cost(self.candidate())
+            deadline = leak_due(&self.leak, cost)
+            # For so long after the deadline the bucket still leaks: until then lateness costs nothing of the rate.
+            bridge = (self.leak.capacity - cost) // self.leak.drain
+            if bridge < RESERVE // 8:
+                haste = min(cost // self.leak.drain // 4, LEAD)
+            elif rests:
+                deadline = max(deadline, self.leak.last + min(bridge - RESERVE, REST))
         for link in self.links:
+            link.haste = haste
             if link.waiting == 0:
                 link.timer.schedule(&link.node, NEVER)
             elif link.timer is self.timer:
@@ -472,12 +485,6 @@ cdef class AsyncLimiter:
             else:  # another clock, perhaps
                 link.timer.schedule(&link.node, link.timer.now(0) + deadline - self.leak.last)
         return 0
-
-    cdef int64_t rest(self) except -1:
-        """How long a queue may rest between two servings without the bucket running empty."""
-        if not self.waiting:
-            return 0
-        return min((self.leak.capacity - self.cost(self.candidate())) // self.leak.drain // 4, REST)
 
     cdef inline int advance(self) except -1:
         """Let the level leak until now."""
@@ -499,7 +506,7 @@ cdef class AsyncLimiter:
         if loop is None:
             return 0
         self.timer = loop_timer(loop)
-        if self.timer.has_stock_clock() != (former is UNBOUND or former.method is not None):
+        if self.timer.has_stock_clock(clock_ns()) != (former is UNBOUND or former.method is not None):
             self.leak.last = NEVER
         if former is not UNBOUND:
             self.drop(True)
@@ -519,7 +526,7 @@ cdef class AsyncLimiter:
                     self.remove(waiter)
                     waiter.state = LOST
             if closed_only:
-                self.plan(0)
+                self.plan(False)
             else:
                 self.links = []
         return 0

@@ -31,7 +31,7 @@ cdef class TimerFd:
         self.timer.closes_with_fd = False
 
     def __call__(self):
-        self.timer.armed = NEVER
+        self.timer.learn(clock_ns())
         self.timer.fire()
 
 
@@ -40,6 +40,7 @@ cdef class Event:
     """An entry in a loop's heap of deadlines."""
     cdef heap_node node
     cdef LoopTimer timer
+    cdef int64_t haste            # how much earlier (ns) it is worth to wake up, so as not to be late
 
     def __cinit__(self):
         self.node.place = -1
@@ -78,7 +79,8 @@ cdef class LoopTimer:
     cdef int fd
     cdef unsigned long thread
     cdef long generation
-    cdef int64_t armed
+    cdef int64_t armed            # what the timer is set for
+    cdef int64_t lateness         # how late the descriptor wakes the loop, a moving average (ns)
     cdef object handle
 
     def __cinit__(self, loop, bint stock):
@@ -104,7 +106,18 @@ cdef class LoopTimer:
             self.closed = loop is None or loop.is_closed()
         return self.closed
 
-    cdef bint has_stock_clock(self) except -1:
+    cdef bint serves(self, loop) except -1:
+        return self.loop_ref is not None and self.generation == generation and self.loop_ref() is loop
+
+    cdef object loop_if_running(self):
+        """The loop that runs in this thread, or None; quick if it is this timer's own."""
+        if self.loop_ref is not None and self.thread == PyThread_get_thread_ident():
+            loop = self.loop_ref()
+            if loop is not None and loop.is_running() and self.generation == generation:
+                return loop
+        return running_loop()
+
+    cdef bint has_stock_clock(self, int64_t now) except -1:
         """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
         if self.method is None:
             return False
@@ -118,23 +131,24 @@ cdef class LoopTimer:
         elif type(method) is not BuiltinMethodType or method.__self__ is not loop:
             return False
         if self.closes_with_fd:
-            self.checked = clock_ns()
+            self.checked = now
         return True
 
-    cdef bint renew(self) noexcept:
+    cdef bint renew(self, int64_t now) noexcept:
         """Whether the loop is open and its clock the stock one, by a new look; False where that costs much."""
         if self.closed or not self.closes_with_fd:
             return False
         try:
-            return self.has_stock_clock()
+            return self.has_stock_clock(now)
         except BaseException:  # whoever asks in earnest meets it again
             return False
 
     cdef int64_t now(self, int64_t otherwise) except? -1:
         """The loop's time, or `otherwise` where its clock gives no sensible one."""
         cdef double time
-        if self.has_stock_clock():
-            return clock_ns()
+        cdef int64_t now = clock_ns()
+        if self.has_stock_clock(now):
+            return now
         loop = self.loop_ref()
         if loop is None:
             return otherwise
@@ -162,10 +176,12 @@ cdef class LoopTimer:
     cdef int arm(self) except -1:
         """Set the one timer for the first deadline."""
         cdef heap_node* first = heap_top(&self.deadlines)
-        cdef int64_t deadline = first.key if first != NULL else NEVER
+        cdef int64_t deadline = NEVER
+        if first != NULL:
+            deadline = first.key - self.lead(first) if self.fd >= 0 else first.key
         if deadline == self.armed or self.generation != generation:
             return 0
-        if self.fd >= 0 and self.has_stock_clock():
+        if self.fd >= 0 and self.has_stock_clock(self.checked):
             self.armed = deadline
             timerfd_arm(self.fd, deadline)
         elif self.thread == PyThread_get_thread_ident():
@@ -191,7 +207,7 @@ cdef class LoopTimer:
         when = deadline / 1e9
         if when * 1e9 < <double>deadline:
             when *= 1.0 + 2.3e-16
-        if self.has_stock_clock() and CLOCK_RESOLUTION > 1e-6:
+        if CLOCK_RESOLUTION > 1e-6 and self.has_stock_clock(self.checked):
             when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
         self.handle = loop.call_at(when, self._called)
         self.armed = deadline
@@ -202,6 +218,18 @@ cdef class LoopTimer:
         self.armed = NEVER
         self.fire()
 
+    cdef inline int64_t lead(self, heap_node* first):
+        """How long before its deadline the timer goes off for this entry."""
+        return min(event_of(first).haste, self.lateness)
+
+    cdef int learn(self, int64_t now) except -1:
+        """Note how late the descriptor's wake-up was."""
+        cdef int64_t late = now - self.armed
+        if 0 <= late < 4 * LEAD:  # more is a loop that was busy
+            self.lateness += (late - self.lateness) // 16
+        self.armed = NEVER
+        return 0
+
     cdef int fire(self) except -1:
         """Serve what is due, a slice at most, and set the timer for the rest."""
         cdef int64_t now = self.now(INT64_MIN)
@@ -210,8 +238,13 @@ cdef class LoopTimer:
         try:
             while budget > 0:
                 first = heap_top(&self.deadlines)
-                if first == NULL or first.key > now:
+                if first == NULL:
                     break
+                if first.key > now:
+                    if not self.intact(now) or first.key - now > self.lead(first):
+                        break
+                    while now < first.key:  # the timer went off early by intent; the rest is too short to sleep
+                        now = clock_ns()
                 budget -= 1
                 budget -= event_of(first).serve(budget)
         finally:

@@ -466,7 +466,7 @@ class AsyncLimiter:
                 raise ValueError(f"timeout={timeout!r} makes no sense with block=False")
             patience = int(min(_arguments.timeout(timeout), 4e9) * SECOND)
         while True:
-            if self._decide(cost, True):
+            if self._decide(cost, True, block):
                 return
             waiter = Waiter(self, amount_of(amount), cost)
             if not block or patience != NEVER:
@@ -494,7 +494,7 @@ class AsyncLimiter:
 
     def try_acquire(self, amount: float = 1) -> bool:
         """Take permits if there is room now, and say whether; never waits. For any thread."""
-        return self._decide(self._cost_of(amount, "try_acquire"), True)
+        return self._decide(self._cost_of(amount, "try_acquire"), True, False)
 
     def has_capacity(self, amount: float = 1) -> bool:
         """Tell whether the bucket has room for `amount` permits now, whoever waits; takes nothing."""
@@ -507,7 +507,7 @@ class AsyncLimiter:
     def wait_time(self, amount: float = 1) -> float:
         """Seconds until `amount` permits would be admitted, behind those who wait; 0.0 if now. Takes nothing."""
         cost = self._cost_of(amount, "wait_time")
-        return 0.0 if self._decide(cost, False) else self._estimate(cost) / SECOND
+        return 0.0 if self._decide(cost, False, False) else self._estimate(cost) / SECOND
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -624,12 +624,12 @@ class AsyncLimiter:
                 raise ValueError(_arguments.too_much(caller, amount, self))
         return self._leak.cost(value)
 
-    def _decide(self, cost: int, take: bool) -> bool:
-        """Take `cost` if it is admitted now, and say so."""
+    def _decide(self, cost: int, take: bool, waits: bool) -> bool:
+        """Take `cost` if it is admitted now, and say so. `waits`: the caller will queue otherwise."""
         self._bind()
         with self._lock:
             self._advance()
-            admitted = self._admits(cost)
+            admitted = self._admits(cost, waits)
             if admitted and take:
                 self._leak.level += cost
                 if self._newest is not None:
@@ -637,12 +637,12 @@ class AsyncLimiter:
                     self._overtaken += cost
         return admitted
 
-    def _admits(self, cost: int) -> bool:
+    def _admits(self, cost: int, waits: bool) -> bool:
         """Whether a newcomer is admitted now, after those in the queue whose time has come."""
         if self._waiting:
             if self._generation != generation:
                 self._drop(False)
-            elif self._release(SLICE):
+            elif not waits and self._release(SLICE):
                 self._plan(0)
         if self._waiting and cost:
             passes = not self._fair and self._overtaken + cost <= self._leak.capacity
