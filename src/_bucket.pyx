@@ -14,8 +14,8 @@ A limiter's section is entered before a timer's, never the other way round.
 cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.object cimport PyObject, visitproc
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport isfinite, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 
@@ -43,7 +43,9 @@ cdef extern from "Python.h":
         void* am_send
     ctypedef struct TypeSlots "PyTypeObject":
         AsyncSlots* tp_as_async
+        void* tp_clear
         void* tp_dealloc
+        void* tp_traverse
         unsigned long tp_flags
         unsigned int tp_version_tag
     TypeSlots* Py_TYPE(object)

@@ -806,12 +806,6 @@ class TestPatching:
         async with limiter:
             assert not limiter.has_capacity()
 
-    async def test_patch_makes_an_async_mock_of_it(self, AsyncLimiter: Any, clock: ManualClock) -> None:
-        with mock.patch.object(AsyncLimiter, "acquire") as acquire:
-            async with AsyncLimiter(1):
-                pass
-        acquire.assert_awaited_once()
-
     async def test_it_is_obeyed_however_often_the_class_was_changed(
         self, AsyncLimiter: Any, clock: ManualClock
     ) -> None:

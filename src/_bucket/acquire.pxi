@@ -190,7 +190,7 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
             raise LimitReached(_arguments.no_room(self.amount), seconds(wait))
         if wait > patience:
             raise AcquireTimeout(_arguments.timed_out(self.amount), seconds(wait))
-        self.timeout = Expiry.__new__(Expiry, patience)
+        self.timeout = new_expiry(patience)
     if self.amount is not ONE:
         self.amount = amount_of(self.amount)
     limiter.enqueue(self, cost)

@@ -5,12 +5,12 @@
 @cython.no_gc_clear
 cdef class Link(Event):
     """A limiter's entry in the deadline heap of one loop: when the next waiter is due."""
-    cdef void* limiter            # borrowed: the entry is in the heap only while waiters hold the limiter
+    cdef AsyncLimiter limiter     # None while nobody of this loop waits
     cdef Py_ssize_t waiting       # waiters of this loop
 
     cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
         """Wake the limiter's waiters that are due; then enter its next deadline."""
-        cdef AsyncLimiter limiter = <AsyncLimiter>self.limiter
+        cdef AsyncLimiter limiter = self.limiter
         cdef Py_ssize_t woken
         with cython.critical_section(limiter):
             limiter.advance()
@@ -19,12 +19,15 @@ cdef class Link(Event):
             limiter.plan(woken and self.timer.intact(limiter.leak.last))
         return woken
 
+    cdef int lose(self) except -1:
+        return self.limiter.drop(True)
+
 
 @cython.final
 @cython.no_gc_clear
 cdef class Expiry(Event):
     """The end of one caller's patience, in the deadline heap of its loop."""
-    cdef void* waiter             # borrowed: entered only while the caller waits
+    cdef void* waiter             # borrowed: in the heap only while the caller waits
     cdef int64_t patience         # ns
 
     cdef int enter(self, Acquire waiter) except -1:
@@ -52,6 +55,15 @@ cdef class Expiry(Event):
                 waiter_wake(waiter)
             limiter.plan(False)
         return woken
+
+    cdef int lose(self) except -1:
+        return 0
+
+
+cdef Expiry new_expiry(int64_t patience):
+    cdef Expiry expiry = Expiry()
+    expiry.patience = patience
+    return expiry
 
 
 @cython.no_gc_clear
@@ -82,7 +94,7 @@ cdef class AsyncLimiter:
     cdef LoopTimer timer          # of the loop that the limiter met first: its clock is the limiter's
     cdef bint fair_
     cdef double limit             # burst
-    cdef heap_t queue             # waiters by cost, then by arrival
+    cdef heap_t queue             # waiters by cost, then by arrival; each holds a reference
     cdef void* oldest             # waiters by arrival
     cdef void* newest
     # What later arrivals took while the oldest waits. Each waiter holds a share in `passed`; what has passed a
@@ -279,7 +291,7 @@ cdef class AsyncLimiter:
             while place != NULL:
                 waiter = <Acquire>place
                 waiter.passed = 0
-                waiter.node.key = 0 if self.fair_ else self.cost(waiter)
+                waiter.node.key = 0 if self.fair_ else leak_cost(&self.leak, min(amount_of(waiter.amount), limit))
                 heap_push(&self.queue, &waiter.node)
                 if amount_of(waiter.amount) > limit:
                     refused.append(waiter)
@@ -379,7 +391,6 @@ cdef class AsyncLimiter:
             else:
                 link = Link.__new__(Link)
                 link.timer = timer
-                link.limiter = <void*>self
                 self.links = [entry for entry in self.links if not (<Link>entry).timer.is_closed()]
                 self.links.append(link)
             if self.waiting == 0:
@@ -388,9 +399,11 @@ cdef class AsyncLimiter:
             waiter.node.order = self.arrivals
             if not heap_push(&self.queue, &waiter.node):
                 raise MemoryError
+            Py_INCREF(waiter)
             self.arrivals += 1
             self.waiting += 1
             link.waiting += 1
+            link.limiter = self
             waiter.earlier, waiter.later, waiter.passed = self.newest, NULL, 0
             if self.newest != NULL:
                 (<Acquire>self.newest).later = <void*>waiter
@@ -423,6 +436,7 @@ cdef class AsyncLimiter:
             self.newest = waiter.earlier
         self.waiting -= 1
         waiter.link.waiting -= 1
+        Py_DECREF(waiter)
         return 0
 
     cdef inline int64_t cost(self, Acquire waiter) except -1:
@@ -480,6 +494,7 @@ cdef class AsyncLimiter:
             link.haste = haste
             if link.waiting == 0:
                 link.timer.schedule(&link.node, NEVER)
+                link.limiter = None
             elif link.timer is self.timer:
                 link.timer.schedule(&link.node, deadline)
             else:  # another clock, perhaps
@@ -525,14 +540,37 @@ cdef class AsyncLimiter:
                 if not closed_only or waiter.link.timer.is_closed():
                     self.remove(waiter)
                     waiter.state = LOST
-            if closed_only:
-                self.plan(False)
-            else:
+            self.plan(False)
+            if not closed_only:
                 self.links = []
         return 0
 
 
+cdef int (*limiter_traverse_fields)(PyObject*, visitproc, void*) noexcept
+
+
+cdef int limiter_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    """Show the garbage collector the waiters that the queue holds."""
+    cdef Py_ssize_t i
+    cdef int stop = limiter_traverse_fields(self, visit, arg)
+    for i in range((<AsyncLimiter>self).queue.size):
+        if stop:
+            break
+        stop = visit(<PyObject*>(<char*>(<AsyncLimiter>self).queue.slots[i] - WAITER_NODE), arg)
+    return stop
+
+
+cdef int limiter_clear(PyObject* self) noexcept:
+    (<AsyncLimiter>self).drop(False)
+    return 0
+
+
+limiter_traverse_fields = <int (*)(PyObject*, visitproc, void*) noexcept>(<TypeSlots*>AsyncLimiter).tp_traverse
+(<TypeSlots*>AsyncLimiter).tp_traverse = <void*>limiter_traverse
+(<TypeSlots*>AsyncLimiter).tp_clear = <void*>limiter_clear
 AsyncLimiter.__module__ = "aiolimiter_fast"
+
+
 cdef inline bint is_plain(AsyncLimiter limiter):
     """Whether `acquire` is the one defined here: nobody has subclassed the limiter or patched its class."""
     global plain_version

@@ -18,10 +18,11 @@ cdef class TimerFd:
 
     def __dealloc__(self):
         if self.fd >= 0:
-            if self.timer is not None:
-                self.timer.fd = -1
-                self.timer.closed = self.timer.closes_with_fd
             timerfd_close(self.fd)
+            self.timer.fd = -1
+            if self.timer.closes_with_fd:
+                self.timer.closed = True
+                self.timer.lose_all()
 
     def fileno(self):
         return self.fd
@@ -35,9 +36,29 @@ cdef class TimerFd:
         self.timer.fire()
 
 
+@cython.final
+@cython.no_gc_clear
+cdef class Alarm:
+    """The callback of one `loop.call_at`; if it goes before it was called, so has the loop."""
+    cdef LoopTimer timer
+
+    def __cinit__(self, LoopTimer timer not None):
+        self.timer = timer
+
+    def __dealloc__(self):
+        if self.timer is not None and self.timer.is_closed_quietly():
+            self.timer.lose_all()
+
+    def __call__(self):
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            (<LoopTimer>timer).armed = NEVER
+            (<LoopTimer>timer).fire()
+
+
 @cython.no_gc_clear
 cdef class Event:
-    """An entry in a loop's heap of deadlines."""
+    """An entry in a loop's heap of deadlines, which holds it as long as it is there."""
     cdef heap_node node
     cdef LoopTimer timer
     cdef int64_t haste            # how much earlier (ns) it is worth to wake up, so as not to be late
@@ -45,12 +66,12 @@ cdef class Event:
     def __cinit__(self):
         self.node.place = -1
 
-    def __dealloc__(self):
-        if self.node.place >= 0:
-            heap_remove(&self.timer.deadlines, &self.node)
-
     cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
         """Do what is due now; say how many waiters that woke, `budget` at most."""
+        raise NotImplementedError
+
+    cdef int lose(self) except -1:
+        """Forget those who wait: their loop is closed."""
         raise NotImplementedError
 
 
@@ -81,7 +102,8 @@ cdef class LoopTimer:
     cdef long generation
     cdef int64_t armed            # what the timer is set for
     cdef int64_t lateness         # how late the descriptor wakes the loop, a moving average (ns)
-    cdef object handle
+    cdef object handle            # weak reference to the pending call_at, which only the loop holds
+    cdef object __weakref__
 
     def __cinit__(self, loop, bint stock):
         self.fd = -1
@@ -94,6 +116,7 @@ cdef class LoopTimer:
             self.method = type(loop).time if stock else None
 
     def __dealloc__(self):
+        timer_clear(<PyObject*>self)
         heap_clear(&self.deadlines)
 
     cdef inline bint intact(self, int64_t now) noexcept:
@@ -105,6 +128,25 @@ cdef class LoopTimer:
             loop = self.loop_ref()
             self.closed = loop is None or loop.is_closed()
         return self.closed
+
+    cdef bint is_closed_quietly(self) noexcept:
+        return self.is_closed()
+
+    cdef void lose_all(self) noexcept:
+        """Forget all who wait in this loop, which is closed: nothing else would let go of them."""
+        cdef heap_node* first
+        while True:
+            first = heap_top(&self.deadlines)
+            if first == NULL:
+                break
+            event = event_of(first)
+            self.take_out(first)
+            event.lose()
+
+    cdef int take_out(self, heap_node* node) except -1:
+        heap_remove(&self.deadlines, node)
+        Py_DECREF(event_of(node))
+        return 0
 
     cdef bint serves(self, loop) except -1:
         return self.loop_ref is not None and self.generation == generation and self.loop_ref() is loop
@@ -166,8 +208,9 @@ cdef class LoopTimer:
             node.key = deadline
             if not heap_push(&self.deadlines, node):
                 raise MemoryError
+            Py_INCREF(event_of(node))
         elif deadline == NEVER:
-            heap_remove(&self.deadlines, node)
+            self.take_out(node)
         elif node.key != deadline:
             node.key = deadline
             heap_settle(&self.deadlines, node, node.place)
@@ -197,7 +240,8 @@ cdef class LoopTimer:
 
     cdef int call_at(self, int64_t deadline) except -1:
         cdef double when
-        handle, self.handle = self.handle, None
+        handle = None if self.handle is None else self.handle()
+        self.handle = None
         self.armed = NEVER
         if handle is not None:
             handle.cancel()
@@ -209,14 +253,9 @@ cdef class LoopTimer:
             when *= 1.0 + 2.3e-16
         if CLOCK_RESOLUTION > 1e-6 and self.has_stock_clock(self.checked):
             when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
-        self.handle = loop.call_at(when, self._called)
+        self.handle = _weakref(loop.call_at(when, Alarm.__new__(Alarm, self)))
         self.armed = deadline
         return 0
-
-    def _called(self):
-        self.handle = None
-        self.armed = NEVER
-        self.fire()
 
     cdef inline int64_t lead(self, heap_node* first):
         """How long before its deadline the timer goes off for this entry."""
@@ -254,3 +293,31 @@ cdef class LoopTimer:
 
 # Stands for the loop of a limiter that has not met one.
 cdef LoopTimer UNBOUND = LoopTimer(None, False)
+
+
+cdef int (*timer_traverse_fields)(PyObject*, visitproc, void*) noexcept
+
+
+cdef int timer_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    """Show the garbage collector the events that the heap holds."""
+    cdef Py_ssize_t i
+    cdef int stop = timer_traverse_fields(self, visit, arg)
+    for i in range((<LoopTimer>self).deadlines.size):
+        if stop:
+            break
+        stop = visit(<PyObject*>(<char*>(<LoopTimer>self).deadlines.slots[i] - EVENT_NODE), arg)
+    return stop
+
+
+cdef int timer_clear(PyObject* self) noexcept:
+    cdef heap_node* first
+    while True:
+        first = heap_top(&(<LoopTimer>self).deadlines)
+        if first == NULL:
+            return 0
+        (<LoopTimer>self).take_out(first)
+
+
+timer_traverse_fields = <int (*)(PyObject*, visitproc, void*) noexcept>(<TypeSlots*>LoopTimer).tp_traverse
+(<TypeSlots*>LoopTimer).tp_traverse = <void*>timer_traverse
+(<TypeSlots*>LoopTimer).tp_clear = <void*>timer_clear

@@ -23,7 +23,8 @@ from aiolimiter_fast._decorator import limited
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 SLICE = 512
-REST = 5_000_000
+REST = 8_000_000
+RESERVE = 8_000_000
 SECOND = 1_000_000_000
 NEVER = 2**63 - 1
 
@@ -110,7 +111,7 @@ class Leak:
             self.level = max(self.level - min(cost, left), 0)
 
     def permits(self) -> float:
-        return self.level / self.permit
+        return float(self.level) / float(self.permit)
 
 
 class LeakyBucket:
@@ -162,8 +163,10 @@ class TimerFd:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            self._timer.fd = -1
             os.close(self._fd)
+            self._timer.fd = -1
+            if self._timer.is_closed():
+                self._timer.lose_all()
 
     def fileno(self) -> int:
         return self._fd
@@ -174,6 +177,25 @@ class TimerFd:
     def __call__(self) -> None:
         self._timer.armed = NEVER
         self._timer.fire()
+
+
+class Alarm:
+    """The callback of one `loop.call_at`; if it goes before it was called, so has the loop."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, timer: LoopTimer) -> None:
+        self._timer: LoopTimer | None = timer
+
+    def __del__(self) -> None:
+        if self._timer is not None and self._timer.is_closed():
+            self._timer.lose_all()
+
+    def __call__(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.armed = NEVER
+            timer.fire()
 
 
 class Event:
@@ -188,12 +210,16 @@ class Event:
         """Do what is due now; say how many waiters that woke, `budget` at most."""
         raise NotImplementedError
 
+    def lose(self) -> None:
+        """Forget those who wait: their loop is closed."""
+
 
 class LoopTimer:
     """One event loop's clock and its heap of deadlines, served by one timer."""
 
     __slots__ = (
-        "armed", "fd", "generation", "handle", "heap", "loop_ref", "method", "order", "scheduled", "thread",
+        "__weakref__", "armed", "fd", "generation", "handle", "heap", "loop_ref", "method", "order", "scheduled",
+        "thread",
     )  # fmt: skip
 
     def __init__(self, loop: Any, stock: bool) -> None:
@@ -204,7 +230,8 @@ class LoopTimer:
         self.loop_ref = ref(loop)
         # `time` of the loop's class where that is a stock clock, else None.
         self.method: Any = type(loop).time if stock else None
-        self.handle: Any = None
+        # Weak reference to the pending call_at, which only the loop holds.
+        self.handle: Callable[[], Any] | None = None
         # Entries (deadline, order, event) of events that have moved on since are passed over.
         self.heap: list[tuple[int, int, Event]] = []
         self.scheduled = 0
@@ -275,7 +302,8 @@ class LoopTimer:
                 loop.call_soon_threadsafe(self.arm)
 
     def call_at(self, deadline: int) -> None:
-        handle, self.handle = self.handle, None
+        handle = None if self.handle is None else self.handle()
+        self.handle = None
         self.armed = NEVER
         if handle is not None:
             handle.cancel()
@@ -287,13 +315,15 @@ class LoopTimer:
             when *= 1.0 + 2.3e-16
         if CLOCK_RESOLUTION > 1e-6 and self.has_stock_clock():
             when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
-        self.handle = loop.call_at(when, self.called)
+        self.handle = ref(loop.call_at(when, Alarm(self)))
         self.armed = deadline
 
-    def called(self) -> None:
-        self.handle = None
-        self.armed = NEVER
-        self.fire()
+    def lose_all(self) -> None:
+        """Forget all who wait in this loop, which is closed: nothing else would let go of them."""
+        entries, self.heap, self.scheduled = self.heap, [], 0
+        for _, _, event in entries:
+            event.deadline = NEVER
+            event.lose()
 
     def fire(self) -> None:
         """Serve what is due, a slice at most, and set the timer for the rest."""
@@ -312,24 +342,27 @@ class Link(Event):
 
     __slots__ = ("limiter", "timer", "waiting")
 
-    def __init__(self, limiter: AsyncLimiter, timer: LoopTimer) -> None:
+    def __init__(self, timer: LoopTimer) -> None:
         super().__init__()
-        self.limiter = ref(limiter)
+        # None while nobody of this loop waits.
+        self.limiter: AsyncLimiter | None = None
         self.timer = timer
         self.waiting = 0
 
     def serve(self, budget: int) -> int:
         """Wake the limiter's waiters that are due, and say how many; then enter its next deadline."""
-        limiter = self.limiter()
-        if limiter is None:
-            self.timer.schedule(self, NEVER)
-            return 0
+        limiter = self.limiter
+        assert limiter is not None
         with limiter._lock:
             limiter._advance()
             woken = limiter._release(budget)
             rests = woken and self.timer.fd >= 0 and self.timer.has_stock_clock()
             limiter._plan(limiter._rest() if rests else 0)
         return woken
+
+    def lose(self) -> None:
+        if self.limiter is not None:
+            self.limiter._drop(True)
 
 
 class Expiry(Event):
@@ -385,7 +418,7 @@ class Waiter:
         self.expiry: Expiry | None = None
 
     def resolve(self) -> None:
-        if not self.future.done():
+        if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
     def wake(self) -> bool:
@@ -677,7 +710,7 @@ class AsyncLimiter:
                 if link.timer is timer:
                     break
             else:
-                link = Link(self, timer)
+                link = Link(timer)
                 self._links = [entry for entry in self._links if not entry.timer.is_closed()]
                 self._links.append(link)
             if self._waiting == 0:
@@ -686,6 +719,7 @@ class AsyncLimiter:
             self._arrivals += 1
             self._waiting += 1
             link.waiting += 1
+            link.limiter = self
             waiter.earlier = self._newest
             if self._newest is not None:
                 self._newest.later = waiter
@@ -715,7 +749,9 @@ class AsyncLimiter:
         waiter.earlier = waiter.later = None
         self._waiting -= 1
         waiter.link.waiting -= 1
-        if len(self._queue) > 2 * self._waiting + 64:
+        if not self._waiting:
+            self._queue.clear()
+        elif len(self._queue) > 2 * self._waiting + 64:
             self._queue = [entry for entry in self._queue if entry[2].state == WAITING]
             heapq.heapify(self._queue)
 
@@ -761,6 +797,7 @@ class AsyncLimiter:
             timer = link.timer
             if link.waiting == 0:
                 timer.schedule(link, NEVER)
+                link.limiter = None
             elif timer is self._timer:
                 timer.schedule(link, deadline)
             else:  # another clock, perhaps
@@ -770,7 +807,8 @@ class AsyncLimiter:
         """How long a queue may rest between two servings without the bucket running empty."""
         if not self._waiting:
             return 0
-        return min((self._leak.capacity - self._candidate().cost) // self._leak.drain // 4, REST)
+        bridge = (self._leak.capacity - self._candidate().cost) // self._leak.drain
+        return max(min(bridge - RESERVE, REST), 0)
 
     def _advance(self) -> None:
         """Let the level leak until now."""
@@ -802,9 +840,9 @@ class AsyncLimiter:
                 if not closed_only or waiter.link.timer.is_closed():
                     self._remove(waiter)
                     waiter.state = LOST
-            if closed_only:
-                self._plan(0)
-            else:
+                    waiter.future = None
+            self._plan(0)
+            if not closed_only:
                 self._links = []
 
 

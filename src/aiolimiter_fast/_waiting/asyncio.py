@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 running_loop = asyncio._get_running_loop
 
@@ -30,16 +30,18 @@ class LoopTimers:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
-        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        # Weak on both sides: a timer's waiters lead to its loop. The loop holds the timer, through what it calls.
+        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Any]] = WeakKeyDictionary()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def __call__(self, loop: asyncio.AbstractEventLoop) -> Any:
-        timer = self._timers.get(loop)
+        known = self._timers.get(loop)
+        timer = None if known is None else known()
         if timer is None:
             timer = self._engine.LoopTimer(loop, has_stock_clock(loop))
             self._add_timerfd(loop, timer)
-            self._timers[loop] = timer
+            self._timers[loop] = ref(timer)
         return timer
 
     def _add_timerfd(self, loop: asyncio.AbstractEventLoop, timer: Any) -> None:
