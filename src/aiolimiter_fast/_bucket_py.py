@@ -10,32 +10,28 @@ import heapq
 import os
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable
-from math import ceil, floor, frexp, isfinite, ldexp
-from types import BuiltinMethodType, GenericAlias, MethodType
+from math import isfinite
+from types import GenericAlias, TracebackType
 from typing import Any
-from weakref import ref
 
-from aiolimiter_fast import _arguments
+from aiolimiter_fast import _arguments, _loop_py
+from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
+from aiolimiter_fast._loop_py import SLICE, Event, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
-SLICE = 512
+__all__ = ["AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "attach", "forked"]
+
 REST = 8_000_000
 RESERVE = 8_000_000
 SECOND = 1_000_000_000
-NEVER = 2**63 - 1
 
 CREATED, WAITING, GRANTED, EXPIRED, REFUSED, LOST, DONE = range(7)
 
-clock_ns = time.monotonic_ns
-CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
-
 running_loop: Callable[[], Any]
 loop_timer: Callable[[Any], LoopTimer]
-generation = 0
 
 
 def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], Any]) -> None:
@@ -43,12 +39,6 @@ def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], 
     global running_loop, loop_timer
     running_loop = get_running_loop
     loop_timer = get_loop_timer
-
-
-def forked() -> None:
-    """Disown what belongs to the parent's loops; called in a forked child."""
-    global generation
-    generation += 1
 
 
 def amount_of(amount: Any) -> float:
@@ -60,58 +50,6 @@ def amount_of(amount: Any) -> float:
         if value >= 0.0 and isfinite(value):
             return value
     return _arguments.amount(amount)
-
-
-class Leak:
-    """The leaky bucket in integer units; see `_core/leaky.pxd`."""
-
-    __slots__ = ("capacity", "drain", "idle", "last", "level", "permit")
-
-    def __init__(self, max_rate: float, period_ns: float, burst: float) -> None:
-        self.last = NEVER
-        self.configure(max_rate, period_ns, burst, 0.0)
-
-    def configure(self, max_rate: float, period_ns: float, burst: float, level: float) -> None:
-        extent = max(burst, level, 1.0)
-        emission = period_ns / max_rate
-        shift = 61 - max(frexp(extent * period_ns)[1], frexp(max_rate)[1])
-        permit = ldexp(period_ns, shift)
-        drain = ldexp(max_rate, shift)
-        if permit != floor(permit) or drain != floor(drain):
-            shift = 61 - max(frexp(extent * emission)[1], 1)
-            permit = ceil(ldexp(emission, shift))
-            drain = ldexp(1.0, shift)
-        self.permit = int(permit)
-        self.drain = int(drain)
-        self.capacity = self.cost(burst)
-        self.level = self.cost(level)
-        self.idle = max(self.capacity, self.level) // self.drain + 1
-
-    def cost(self, amount: float) -> int:
-        return ceil(amount * float(self.permit))
-
-    def advance(self, now: int) -> None:
-        if now > self.last:
-            self.level = max(self.level - (now - self.last) * self.drain, 0)
-        self.last = now
-
-    def fits(self, cost: int) -> bool:
-        return self.level + cost <= self.capacity
-
-    def due(self, cost: int) -> int:
-        excess = self.level + cost - self.capacity
-        return self.last if excess <= 0 else self.last + (excess - 1) // self.drain + 1
-
-    def empty(self) -> int:
-        return self.last + self.level // self.drain
-
-    def give_back(self, cost: int, empty: int) -> None:
-        left = (empty - self.last) * self.drain
-        if left > 0:
-            self.level = max(self.level - min(cost, left), 0)
-
-    def permits(self) -> float:
-        return float(self.level) / float(self.permit)
 
 
 class LeakyBucket:
@@ -146,195 +84,6 @@ class LeakyBucket:
         """Permits in the bucket at `now`."""
         self._leak.advance(now)
         return self._leak.permits()
-
-
-class TimerFd:
-    """The timer descriptor of one loop. Only the loop's own reader table holds it, so it is closed with the loop."""
-
-    __slots__ = ("_fd", "_timer")
-
-    def __init__(self, timer: LoopTimer) -> None:
-        self._fd = -1
-        if sys.version_info < (3, 13) or sys.platform != "linux":
-            raise OSError("no timer descriptor")
-        self._fd = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_CLOEXEC | os.TFD_NONBLOCK)
-        self._timer = timer
-        timer.fd = self._fd
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._timer.fd = -1
-            if self._timer.is_closed():
-                self._timer.lose_all()
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def disown(self) -> None:
-        """Say that the loop refused this descriptor."""
-
-    def __call__(self) -> None:
-        self._timer.armed = NEVER
-        self._timer.fire()
-
-
-class Alarm:
-    """The callback of one `loop.call_at`; if it goes before it was called, so has the loop."""
-
-    __slots__ = ("_timer",)
-
-    def __init__(self, timer: LoopTimer) -> None:
-        self._timer: LoopTimer | None = timer
-
-    def __del__(self) -> None:
-        if self._timer is not None and self._timer.is_closed():
-            self._timer.lose_all()
-
-    def __call__(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.armed = NEVER
-            timer.fire()
-
-
-class Event:
-    """An entry in a loop's heap of deadlines."""
-
-    __slots__ = ("deadline",)
-
-    def __init__(self) -> None:
-        self.deadline = NEVER
-
-    def serve(self, budget: int) -> int:
-        """Do what is due now; say how many waiters that woke, `budget` at most."""
-        raise NotImplementedError
-
-    def lose(self) -> None:
-        """Forget those who wait: their loop is closed."""
-
-
-class LoopTimer:
-    """One event loop's clock and its heap of deadlines, served by one timer."""
-
-    __slots__ = (
-        "__weakref__", "armed", "fd", "generation", "handle", "heap", "loop_ref", "method", "order", "scheduled",
-        "thread",
-    )  # fmt: skip
-
-    def __init__(self, loop: Any, stock: bool) -> None:
-        self.fd = -1
-        self.armed = NEVER
-        self.generation = generation
-        self.thread = threading.get_ident()
-        self.loop_ref = ref(loop)
-        # `time` of the loop's class where that is a stock clock, else None.
-        self.method: Any = type(loop).time if stock else None
-        # Weak reference to the pending call_at, which only the loop holds.
-        self.handle: Callable[[], Any] | None = None
-        # Entries (deadline, order, event) of events that have moved on since are passed over.
-        self.heap: list[tuple[int, int, Event]] = []
-        self.scheduled = 0
-        self.order = 0
-
-    def is_closed(self) -> bool:
-        loop = self.loop_ref()
-        return loop is None or loop.is_closed()
-
-    def has_stock_clock(self) -> bool:
-        """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
-        if self.method is None:
-            return False
-        loop = self.loop_ref()
-        if loop is None:
-            return True
-        method = loop.time
-        if type(method) is MethodType:
-            return method.__func__ is self.method
-        return type(method) is BuiltinMethodType and method.__self__ is loop
-
-    def now(self, otherwise: int) -> int:
-        """The loop's time, or `otherwise` where its clock gives no sensible one."""
-        if self.has_stock_clock():
-            return clock_ns()
-        loop = self.loop_ref()
-        if loop is not None:
-            reading = loop.time() * 1e9
-            if -4.6e18 < reading < 4.6e18:
-                return round(reading)
-        return otherwise
-
-    def schedule(self, event: Event, deadline: int) -> None:
-        """Put or move an event to `deadline`; NEVER takes it out."""
-        if event.deadline != deadline:
-            self.scheduled += (event.deadline == NEVER) - (deadline == NEVER)
-            event.deadline = deadline
-            if deadline != NEVER:
-                self.order += 1
-                heapq.heappush(self.heap, (deadline, self.order, event))
-            if len(self.heap) > 2 * self.scheduled + 64:
-                # One entry for each event is left, the newest; older ones hold deadlines of the past.
-                live = {id(entry[2]): entry for entry in sorted(self.heap) if entry[0] == entry[2].deadline}
-                self.heap = list(live.values())
-                heapq.heapify(self.heap)
-        self.arm()
-
-    def first(self) -> int:
-        """The first deadline."""
-        while self.heap and self.heap[0][0] != self.heap[0][2].deadline:
-            heapq.heappop(self.heap)
-        return self.heap[0][0] if self.heap else NEVER
-
-    def arm(self) -> None:
-        """Set the one timer for the first deadline."""
-        deadline = self.first()
-        if deadline == self.armed or self.generation != generation:
-            return
-        if sys.version_info >= (3, 13) and self.fd >= 0 and self.has_stock_clock():
-            self.armed = deadline
-            initial = 0 if deadline == NEVER else max(deadline, 1)
-            os.timerfd_settime_ns(self.fd, flags=os.TFD_TIMER_ABSTIME, initial=initial)
-        elif self.thread == threading.get_ident():
-            self.call_at(deadline)
-        else:
-            loop = self.loop_ref()
-            if loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(self.arm)
-
-    def call_at(self, deadline: int) -> None:
-        handle = None if self.handle is None else self.handle()
-        self.handle = None
-        self.armed = NEVER
-        if handle is not None:
-            handle.cancel()
-        loop = self.loop_ref()
-        if deadline == NEVER or loop is None or loop.is_closed():
-            return
-        when = deadline / 1e9
-        if when * 1e9 < deadline:
-            when *= 1.0 + 2.3e-16
-        if CLOCK_RESOLUTION > 1e-6 and self.has_stock_clock():
-            when += CLOCK_RESOLUTION  # where the clock ticks coarsely, loops fire up to a tick early
-        self.handle = ref(loop.call_at(when, Alarm(self)))
-        self.armed = deadline
-
-    def lose_all(self) -> None:
-        """Forget all who wait in this loop, which is closed: nothing else would let go of them."""
-        entries, self.heap, self.scheduled = self.heap, [], 0
-        for _, _, event in entries:
-            event.deadline = NEVER
-            event.lose()
-
-    def fire(self) -> None:
-        """Serve what is due, a slice at most, and set the timer for the rest."""
-        now = self.now(-NEVER)
-        budget = SLICE
-        try:
-            while budget > 0 and self.first() <= now:
-                budget -= 1
-                budget -= self.heap[0][2].serve(budget)
-        finally:
-            self.arm()
 
 
 class Link(Event):
@@ -428,7 +177,10 @@ class Waiter:
             if timer.thread == threading.get_ident():
                 self.future.set_result(None)
             else:
-                timer.loop_ref().call_soon_threadsafe(self.resolve)
+                loop = timer.loop_ref()
+                if loop is None:
+                    return False
+                loop.call_soon_threadsafe(self.resolve)
         except Exception:  # the future is cancelled, or its loop closed or gone
             return False
         return True
@@ -460,14 +212,14 @@ class AsyncLimiter:
         "_max_rate", "_newest", "_oldest", "_overtaken", "_queue", "_time_period", "_timer", "_waiting",
     )  # fmt: skip
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def __init__(
         self, max_rate: float, time_period: float = 60, *, burst: float | None = None, fair: bool = False
     ) -> None:
         if not isinstance(fair, bool):
             raise TypeError(f"fair must be a bool, got {fair!r}")
-        if hasattr(self, "_waiting") and self._waiting:
+        if getattr(self, "_waiting", 0):
             raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
         self._timer: LoopTimer | None = None
         self._leak = Leak(1.0, 1.0, 1.0)
@@ -479,7 +231,7 @@ class AsyncLimiter:
         self._newest: Waiter | None = None
         self._overtaken = 0
         self._arrivals = 0
-        self._generation = generation
+        self._generation = _loop_py.generation
         self._links: list[Link] = []
         self._limit = -1.0
         self._configure(max_rate, time_period, burst)
@@ -545,7 +297,9 @@ class AsyncLimiter:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(self, exc_type: Any, exc: Any, tb: Any) -> None:
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         pass
 
     def __call__(self, function: Any = None, /, *, amount: float = 1) -> Any:
@@ -631,9 +385,7 @@ class AsyncLimiter:
             for waiter in waiters:
                 waiter.passed = 0
                 waiter.cost = self._leak.cost(min(waiter.amount, limit))
-            self._queue = [
-                (0 if self._fair else waiter.cost, order, waiter) for order, waiter in enumerate(waiters)
-            ]
+            self._queue = [(0 if self._fair else waiter.cost, order, waiter) for order, waiter in enumerate(waiters)]
             heapq.heapify(self._queue)
             for waiter in waiters:
                 if waiter.amount > limit:
@@ -654,7 +406,7 @@ class AsyncLimiter:
     def _cost_of(self, amount: Any, caller: str) -> int:
         value = amount_of(amount)
         if value > self._limit:
-                raise ValueError(_arguments.too_much(caller, amount, self))
+            raise ValueError(_arguments.too_much(caller, amount, self))
         return self._leak.cost(value)
 
     def _decide(self, cost: int, take: bool, waits: bool) -> bool:
@@ -673,7 +425,7 @@ class AsyncLimiter:
     def _admits(self, cost: int, waits: bool) -> bool:
         """Whether a newcomer is admitted now, after those in the queue whose time has come."""
         if self._waiting:
-            if self._generation != generation:
+            if self._generation != _loop_py.generation:
                 self._drop(False)
             elif not waits and self._release(SLICE):
                 self._plan(0)
@@ -701,7 +453,7 @@ class AsyncLimiter:
         if loop is None:
             raise RuntimeError("no running event loop")
         timer = self._timer
-        if timer is None or timer.generation != generation or timer.loop_ref() is not loop:
+        if timer is None or timer.generation != _loop_py.generation or timer.loop_ref() is not loop:
             timer = loop_timer(loop)
         timer.thread = threading.get_ident()
         waiter.future = loop.create_future()
@@ -714,7 +466,7 @@ class AsyncLimiter:
                 self._links = [entry for entry in self._links if not entry.timer.is_closed()]
                 self._links.append(link)
             if self._waiting == 0:
-                self._generation = generation
+                self._generation = _loop_py.generation
             heapq.heappush(self._queue, (0 if self._fair else waiter.cost, self._arrivals, waiter))
             self._arrivals += 1
             self._waiting += 1
@@ -812,11 +564,8 @@ class AsyncLimiter:
 
     def _advance(self) -> None:
         """Let the level leak until now."""
-        if self._timer is None:
-            now = clock_ns()
-        else:
-            now = self._timer.now(0 if self._leak.last == NEVER else self._leak.last)
-        self._leak.advance(now)
+        leak, timer = self._leak, self._timer
+        leak.advance(clock_ns() if timer is None else timer.now(0 if leak.last == NEVER else leak.last))
 
     def _bind(self) -> None:
         """Adopt the running loop's clock if the limiter has met no loop yet, or if its loop was closed."""

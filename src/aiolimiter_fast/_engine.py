@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiolimiter_fast._waiting import asyncio as _asyncio
 
+__all__ = ["ENGINE", "engine"]
+
 if TYPE_CHECKING:
     import aiolimiter_fast._bucket as engine
 

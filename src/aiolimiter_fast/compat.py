@@ -31,11 +31,7 @@ def install(*, force: bool = False) -> tuple[str, ...]:
 
     Raises RuntimeError, and takes no name, if one of the libraries is imported already and force is false.
     """
-    present = [
-        library
-        for library in _ALIASES
-        if library in sys.modules and not hasattr(sys.modules[library], _MARK)
-    ]
+    present = [library for library in _ALIASES if library in sys.modules and not hasattr(sys.modules[library], _MARK)]
     if present and not force:
         raise RuntimeError(
             f"install() must come before the first import of {', '.join(present)};"

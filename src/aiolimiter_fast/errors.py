@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 # aiolimiter's words, since its users filter on them.
 REUSED_ACROSS_LOOPS = (
@@ -32,12 +33,12 @@ class LimitReached(LimiterError):
 
 
 # asyncio's own TimeoutError is the built-in one from Python 3.11 on.
-if asyncio.TimeoutError is TimeoutError:
+if sys.version_info >= (3, 11):
 
     class AcquireTimeout(LimiterError, TimeoutError):
         """The wait is, or is known to become, longer than the caller's timeout."""
 
 else:
 
-    class AcquireTimeout(LimiterError, TimeoutError, asyncio.TimeoutError):  # type: ignore[no-redef]
+    class AcquireTimeout(LimiterError, TimeoutError, asyncio.TimeoutError):
         """The wait is, or is known to become, longer than the caller's timeout."""

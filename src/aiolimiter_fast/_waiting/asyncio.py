@@ -7,6 +7,7 @@ import contextvars
 import os
 import sys
 import time
+from types import BuiltinFunctionType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -18,7 +19,7 @@ def has_stock_clock(loop: asyncio.AbstractEventLoop) -> bool:
 
     A `time` set on the loop object itself is the timer's to notice, since it may come and go.
     """
-    if type(time.monotonic) is not type(len):  # somebody replaced it, freezegun for one
+    if not isinstance(time.monotonic, BuiltinFunctionType):  # somebody replaced it, freezegun for one
         return False
     method = getattr(type(loop), "time", None)
     uvloop = sys.modules.get("uvloop")

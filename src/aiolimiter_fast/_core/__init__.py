@@ -1,0 +1,1 @@
+"""The arithmetic: headers for the extension, and what of it the twin needs in Python."""
