@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-SOURCES := src/_bucket.pyx $(wildcard src/aiolimiter_fast/*.pxd src/aiolimiter_fast/_core/*.pxd)
+SOURCES := src/_bucket.pyx $(wildcard src/_bucket/*.pxi) $(wildcard src/aiolimiter_fast/*.pxd src/aiolimiter_fast/_core/*.pxd)
 ENGINE_IS = $(PY) -c "from aiolimiter_fast._engine import ENGINE; assert ENGINE == '$(1)', ENGINE"
 
 .PHONY: help demo test bench conformance lint wheels clean

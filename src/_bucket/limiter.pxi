@@ -273,8 +273,10 @@ cdef class AsyncLimiter:
         cdef void* place
         cdef Acquire waiter
         cdef list refused = []
+        cdef double permit, passed = 0.0
         rate, period, limit = _arguments.rate(max_rate, time_period, burst)
         with cython.critical_section(self):
+            permit = <double>self.leak.permit
             if self.limit < 0.0:
                 leak_configure(&self.leak, rate, period * SECOND, limit, 0.0)
             else:
@@ -285,17 +287,19 @@ cdef class AsyncLimiter:
             self.max_rate_, self.time_period_, self.burst_, self.limit = max_rate, time_period, burst, limit
             self.one = leak_cost(&self.leak, 1.0)
             self.queue.size = 0
-            # Who has been passed so far starts to count again from the new burst.
             self.overtaken = 0
-            place = self.oldest
+            place = self.newest
             while place != NULL:
                 waiter = <Acquire>place
-                waiter.passed = 0
+                place = waiter.earlier
                 waiter.node.key = 0 if self.fair_ else leak_cost(&self.leak, min(amount_of(waiter.amount), limit))
-                heap_push(&self.queue, &waiter.node)
+                heap_push(&self.queue, &waiter.node)  # there was room before
                 if amount_of(waiter.amount) > limit:
                     refused.append(waiter)
-                place = waiter.later
+                # What has passed it, in the new units; more than the new burst counts no more than that.
+                passed += <double>waiter.passed / permit
+                waiter.passed = leak_cost(&self.leak, min(passed, limit)) - self.overtaken
+                self.overtaken += waiter.passed
             for waiter in refused:
                 self.remove(waiter)
                 waiter.state = REFUSED

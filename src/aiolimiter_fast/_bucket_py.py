@@ -378,13 +378,17 @@ class AsyncLimiter:
                 self._advance()
                 level = self._leak.permits()
                 _arguments.drains(rate, period, max(limit, level))
+            permit = float(self._leak.permit)
             self._leak.configure(rate, period * SECOND, limit, level)
             self._max_rate, self._time_period, self._burst, self._limit = max_rate, time_period, burst, limit
-            self._overtaken = 0
             waiters = self._waiters()
-            for waiter in waiters:
-                waiter.passed = 0
+            self._overtaken, passed = 0, 0.0
+            for waiter in reversed(waiters):
                 waiter.cost = self._leak.cost(min(waiter.amount, limit))
+                # What has passed it, in the new units; more than the new burst counts no more than that.
+                passed += float(waiter.passed) / permit
+                waiter.passed = self._leak.cost(min(passed, limit)) - self._overtaken
+                self._overtaken += waiter.passed
             self._queue = [(0 if self._fair else waiter.cost, order, waiter) for order, waiter in enumerate(waiters)]
             heapq.heapify(self._queue)
             for waiter in waiters:
