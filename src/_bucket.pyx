@@ -45,6 +45,7 @@ cdef extern from "Python.h":
         AsyncSlots* tp_as_async
         void* tp_clear
         void* tp_dealloc
+        void* tp_iternext
         void* tp_traverse
         unsigned long tp_flags
         unsigned int tp_version_tag

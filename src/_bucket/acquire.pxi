@@ -139,6 +139,10 @@ cdef int ready_send(Ready self, object value, PyObject** result) except -1:
     return PYGEN_RETURN
 
 
+cdef PyObject* ready_next(Ready self) noexcept:
+    return NULL  # without an exception: the end, and None
+
+
 cdef int acquire_send(Acquire self, object value, PyObject** result) except -1:
     if self.state == CREATED and self.amount is ONE and self.timeout is None and self.limiter.decide_one() == 1:
         self.state = DONE
@@ -149,6 +153,14 @@ cdef int acquire_send(Acquire self, object value, PyObject** result) except -1:
     Py_INCREF(future)
     result[0] = <PyObject*>future
     return PYGEN_RETURN if future is None else PYGEN_NEXT
+
+
+cdef PyObject* acquire_next(Acquire self) except? NULL:
+    cdef PyObject* result = NULL
+    if acquire_send(self, None, &result) == PYGEN_NEXT:
+        return result
+    Py_DECREF(<object>result)
+    return NULL
 
 
 cdef object acquire_proceed(Acquire self):
@@ -261,8 +273,10 @@ cdef void warn_never_awaited() noexcept:
 
 acquire_free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Acquire).tp_dealloc
 (<TypeSlots*>Acquire).tp_dealloc = <void*>acquire_dealloc
-# asyncio's tasks and `await` ask this slot first; it spares the StopIteration.
+# `await` asks one of these two slots, tasks the first; both spare the StopIteration.
 (<TypeSlots*>Acquire).tp_as_async.am_send = <void*>acquire_send
 (<TypeSlots*>Acquire).tp_flags |= HAVE_AM_SEND
+(<TypeSlots*>Acquire).tp_iternext = <void*>acquire_next
 (<TypeSlots*>Ready).tp_as_async.am_send = <void*>ready_send
 (<TypeSlots*>Ready).tp_flags |= HAVE_AM_SEND
+(<TypeSlots*>Ready).tp_iternext = <void*>ready_next
