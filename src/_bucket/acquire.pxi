@@ -143,24 +143,29 @@ cdef PyObject* ready_next(Ready self) noexcept:
     return NULL  # without an exception: the end, and None
 
 
-cdef int acquire_send(Acquire self, object value, PyObject** result) except -1:
+cdef inline bint acquire_at_once(Acquire self) noexcept:
+    """Take one permit if there is room and nothing else to think of."""
     if self.state == CREATED and self.amount is ONE and self.timeout is None and self.limiter.decide_one() == 1:
         self.state = DONE
-        Py_INCREF(None)
-        result[0] = <PyObject*>None
-        return PYGEN_RETURN
-    future = acquire_proceed(self)
+        return True
+    return False
+
+
+cdef int acquire_send(Acquire self, object value, PyObject** result) except -1:
+    future = None if acquire_at_once(self) else acquire_proceed(self)
     Py_INCREF(future)
     result[0] = <PyObject*>future
     return PYGEN_RETURN if future is None else PYGEN_NEXT
 
 
 cdef PyObject* acquire_next(Acquire self) except? NULL:
-    cdef PyObject* result = NULL
-    if acquire_send(self, None, &result) == PYGEN_NEXT:
-        return result
-    Py_DECREF(<object>result)
-    return NULL
+    if acquire_at_once(self):
+        return NULL
+    future = acquire_proceed(self)
+    if future is None:
+        return NULL
+    Py_INCREF(future)
+    return <PyObject*>future
 
 
 cdef object acquire_proceed(Acquire self):

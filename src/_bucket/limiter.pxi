@@ -66,6 +66,11 @@ cdef Expiry new_expiry(int64_t patience):
     return expiry
 
 
+def leave(exc_type=None, exc=None, tb=None, limiter=None):
+    """Leave `async with`: there is nothing to do. (Called through the class it is given four arguments.)"""
+    return READY
+
+
 @cython.no_gc_clear
 cdef class AsyncLimiter:
     """AsyncLimiter(max_rate, time_period=60, *, burst=None, fair=False)\n--\n
@@ -188,8 +193,8 @@ cdef class AsyncLimiter:
             return READY
         return self.acquire()
 
-    def __aexit__(self, exc_type, exc, tb):
-        return READY
+    # A function that does not bind: entering and leaving looks it up each time, and no bound method is made.
+    __aexit__ = leave
 
     def __call__(self, function=None, /, *, amount=1):
         """Limit an async function: `@limiter` takes one permit per call, `@limiter(amount=2)` two."""
