@@ -33,9 +33,9 @@ from time import get_clock_info as _get_clock_info
 from types import BuiltinMethodType, GenericAlias, MethodType
 from weakref import ref as _weakref
 
-from aiolimiter_fast import _arguments
+from aiolimiter_fast import _arguments, errors
 from aiolimiter_fast._decorator import limited as _limited
-from aiolimiter_fast.errors import AcquireTimeout, LimitReached, REUSED_ACROSS_LOOPS
+from aiolimiter_fast.errors import AcquireTimeout, LimitReached
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() noexcept nogil

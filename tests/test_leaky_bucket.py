@@ -219,7 +219,7 @@ def test_a_full_bucket_leaks_at_its_rate_and_is_never_below_empty(
 ) -> None:
     bucket = engine.LeakyBucket(max_rate, 1, burst)
     bucket.take(burst, now)
-    expected = max(Fraction(burst) - Fraction(max_rate) * elapsed / SECOND, 0)
+    expected = max(Fraction(burst) - Fraction(max_rate) * elapsed / SECOND, Fraction(0))
     assert bucket.level(now + elapsed) == pytest.approx(float(expected), abs=burst * 1e-9)
 
 

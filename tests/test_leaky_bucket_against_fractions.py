@@ -97,7 +97,7 @@ class Model:
 
     def change(self, max_rate: Fraction, time_period: Fraction, burst: Fraction) -> None:
         self.max_rate, self.time_period, self.burst = max_rate, time_period, burst
-        self.passed = dict.fromkeys(self.waiting, Fraction(0))
+        self.passed = {call: min(self.passed[call], burst) for call in self.waiting}
         for call, amount in list(self.waiting.items()):
             if amount > burst:
                 del self.waiting[call]
@@ -206,7 +206,8 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_admits_whom_the_model_admits_at_the_same_nanosecond(AsyncLimiter: Any, simulation: Any) -> None:
+    machine: Any = lambda: Machine(AsyncLimiter, simulation)  # noqa: E731
     run_state_machine_as_test(
-        lambda: Machine(AsyncLimiter, simulation),
+        machine,
         settings=settings(max_examples=150, stateful_step_count=40, deadline=None),
     )

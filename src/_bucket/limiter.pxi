@@ -305,7 +305,7 @@ cdef class AsyncLimiter:
                 passed += <double>waiter.passed / permit
                 waiter.passed = leak_cost(&self.leak, min(passed, limit)) - self.overtaken
                 self.overtaken += waiter.passed
-            for waiter in refused:
+            for waiter in reversed(refused):
                 self.remove(waiter)
                 waiter.state = REFUSED
                 waiter_wake(waiter)
@@ -534,7 +534,7 @@ cdef class AsyncLimiter:
             self.leak.last = NEVER
         if former is not UNBOUND:
             self.drop(True)
-            warn(REUSED_ACROSS_LOOPS, RuntimeWarning)
+            warn(errors.REUSED_ACROSS_LOOPS, RuntimeWarning)
         return 0
 
     cdef int drop(self, bint closed_only) except -1:

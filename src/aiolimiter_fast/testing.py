@@ -125,4 +125,4 @@ class ManualClock:
         ns = max(self._ns, math.floor(loop._scheduled[0].when() * SECOND) - 1)
         while not self._is_due(loop, ns):
             ns += 1
-        return ns
+        return int(ns)

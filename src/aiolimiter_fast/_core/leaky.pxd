@@ -11,7 +11,8 @@ from libc.stdint cimport INT64_MAX, int64_t
 
 cdef struct leak_t:
     int64_t level      # units above empty at `last`
-    int64_t last       # the newest instant seen; INT64_MAX before the first
+    int64_t last       # the instant of the level; INT64_MAX before the first
+    int64_t latest     # the greatest instant seen: above `last` where the clock has gone back
     int64_t capacity   # units that fit
     int64_t permit     # units of one permit
     int64_t drain      # units that leak in a nanosecond
@@ -51,15 +52,24 @@ cdef inline void leak_configure(
 
 
 cdef inline void leak_advance(leak_t* b, int64_t now) noexcept nogil:
-    """Let the level leak until `now`. A clock that went back leaks nothing and is followed from there."""
+    """Let the level leak until `now`.
+
+    A clock that goes back is followed from there. When it comes past its old readings again, only what lies
+    beyond them leaks: the time up to there may be the same time twice.
+    """
+    cdef int64_t start = b.last
     cdef int64_t leaked
-    if now > b.last:
+    if now > start:
+        if start != b.latest and now > b.latest:
+            start = b.latest
         # Below `idle` neither the subtraction nor the product can overflow.
-        if b.last < now - b.idle:
+        if start < now - b.idle:
             b.level = 0
         else:
-            leaked = (now - b.last) * b.drain
+            leaked = (now - start) * b.drain
             b.level = b.level - leaked if b.level > leaked else 0
+    if now > b.latest or start == INT64_MAX:
+        b.latest = now
     b.last = now
 
 

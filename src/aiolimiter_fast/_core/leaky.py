@@ -11,10 +11,10 @@ NEVER = 2**63 - 1
 class Leak:
     """The leaky bucket in integer units."""
 
-    __slots__ = ("capacity", "drain", "idle", "last", "level", "permit")
+    __slots__ = ("capacity", "drain", "idle", "last", "latest", "level", "permit")
 
     def __init__(self, max_rate: float, period_ns: float, burst: float) -> None:
-        self.last = NEVER
+        self.last = self.latest = NEVER
         self.configure(max_rate, period_ns, burst, 0.0)
 
     def configure(self, max_rate: float, period_ns: float, burst: float, level: float) -> None:
@@ -37,8 +37,13 @@ class Leak:
         return ceil(amount * float(self.permit))
 
     def advance(self, now: int) -> None:
-        if now > self.last:
-            self.level = max(self.level - (now - self.last) * self.drain, 0)
+        start = self.last
+        if now > start:
+            if start != self.latest and now > self.latest:
+                start = self.latest
+            self.level = max(self.level - (now - start) * self.drain, 0)
+        if now > self.latest or start == NEVER:
+            self.latest = now
         self.last = now
 
     def fits(self, cost: int) -> bool:

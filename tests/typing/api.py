@@ -1,0 +1,63 @@
+"""What type checkers see of the public names; checked by mypy --strict and pyright, never run."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+from typing_extensions import assert_type
+
+import aiolimiter_fast
+from aiolimiter_fast import AcquireTimeout, AsyncLimiter, LimiterError, LimitReached
+from aiolimiter_fast.testing import ManualClock
+
+
+async def use(limiter: AsyncLimiter) -> None:
+    await limiter.acquire()
+    await limiter.acquire(2.5, timeout=1)
+    assert_type(limiter.try_acquire(2), bool)
+    assert_type(limiter.has_capacity(), bool)
+    assert_type(limiter.wait_time(3), float)
+    assert_type(limiter.max_rate, float)
+    assert_type(limiter.fair, bool)
+    limiter.max_rate = 5
+    limiter.time_period = 0.5
+    limiter.burst = None
+    async with limiter as nothing:
+        assert_type(nothing, None)
+    manager: AbstractAsyncContextManager[None] = limiter
+    async with manager:
+        pass
+    task = asyncio.create_task(limiter.acquire())
+    assert_type(task, asyncio.Task[None])
+    await asyncio.wait_for(limiter.acquire(block=False), 1)
+    try:
+        await limiter.acquire(timeout=0)
+    except (LimitReached, AcquireTimeout) as error:
+        assert_type(error.retry_after, float)
+        base: LimiterError = error
+        timeout: Exception = base
+        raise timeout from None
+
+
+limiter = AsyncLimiter(10, 1, burst=2.5, fair=True)
+
+
+@limiter
+async def plain(page: int) -> str:
+    return str(page)
+
+
+@limiter(amount=2)
+async def double(page: int) -> str:
+    return str(page)
+
+
+async def decorated() -> None:
+    assert_type(await plain(1), str)
+    assert_type(await double(page=1), str)
+
+
+assert_type(aiolimiter_fast.__version__, str)
+assert_type(aiolimiter_fast.install(force=True), tuple[str, ...])
+assert_type(ManualClock().time(), float)
