@@ -16,7 +16,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport isfinite, llrint
+from libc.math cimport INFINITY, ceil, isfinite, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 
 from aiolimiter_fast._core.clock cimport clock_ns
@@ -38,7 +38,6 @@ from aiolimiter_fast._decorator import limited as _limited
 from aiolimiter_fast.errors import AcquireTimeout, LimitReached
 
 cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() noexcept nogil
     ctypedef struct AsyncSlots "PyAsyncMethods":
         void* am_send
     ctypedef struct TypeSlots "PyTypeObject":
@@ -81,9 +80,12 @@ cdef extern from *:
 cdef enum:
     # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
     SLICE = 512
-    # A queue of waiters is served no more often than every REST ns where its burst bridges that and RESERVE more.
+    # Where its burst bridges it, a queue of waiters rests between two servings (ns): as long as it can while keeping
+    # RESERVE for a late loop, and REST at most.
     REST = 8_000_000
     RESERVE = 8_000_000
+    # A burst that bridges less than this (ns) makes haste, with a lead.
+    HASTY = 1_000_000
     # By so much at most (ns) the timer goes off early where every microsecond of lateness costs a part of the rate.
     LEAD = 250_000
     # For so long (ns) a loop is believed to have the clock that it had when last looked at.
@@ -93,6 +95,8 @@ cdef enum:
     SECOND = 1_000_000_000
 
 cdef int64_t NEVER = INT64_MAX
+cdef int64_t UNKNOWN = INT64_MIN       # what a clock says that makes no sense
+cdef int64_t FIRED = INT64_MIN // 2    # armed: the descriptor has gone off, and is readable until it is set anew
 
 cdef enum:
     CREATED    # not awaited yet

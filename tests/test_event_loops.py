@@ -477,6 +477,21 @@ class TestTimers:
         asyncio.run(main())
 
 
+async def test_a_clock_replaced_after_real_waits_is_not_led(AsyncLimiter: Any) -> None:
+    """The timer has learnt by then how late the system is; the manual clock is never late."""
+    limiter = AsyncLimiter(1, 0.002, burst=1)
+    for _ in range(50):
+        await limiter.acquire()
+    with ManualClock().installed() as clock:
+        limiter = AsyncLimiter(1, 1)
+        await limiter.acquire()
+        waiter = asyncio.create_task(limiter.acquire())
+        await clock.run(0.999999999)
+        assert not waiter.done()
+        await clock.run(1e-9)
+        assert waiter.done()
+
+
 class TestLoopsAreFreed:
     def test_one_that_is_never_closed(self, AsyncLimiter: Any) -> None:
         loop = asyncio.new_event_loop()

@@ -75,14 +75,14 @@ cdef inline Acquire waiter_of(heap_node* node):
     return <Acquire><void*>(<char*>node - WAITER_NODE)
 
 
-cdef bint waiter_wake(Acquire self) except -1:
-    """Let the waiting task run on; False if nobody is left to run."""
-    cdef LoopTimer timer = self.link.timer
+cdef bint waiter_wake(Acquire self, object here) except -1:
+    """Let the waiting task run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
+    loop = self.link.timer.loop_ref()
     try:
-        if timer.thread == PyThread_get_thread_ident():
+        if loop is here:
             self.future.set_result(None)
         else:
-            timer.loop_ref().call_soon_threadsafe(self._resolve)
+            loop.call_soon_threadsafe(self._resolve)
     except Exception:  # the future is cancelled, or its loop closed or gone
         return False
     return True
@@ -90,17 +90,15 @@ cdef bint waiter_wake(Acquire self) except -1:
 
 cdef int waiter_abandon(Acquire self) except -1:
     """Leave the queue, or give back what was granted and not used."""
-    cdef char state = self.state
     cdef AsyncLimiter limiter = self.limiter
-    self.state = DONE
-    if state == WAITING:
-        with cython.critical_section(limiter):
+    cdef char state
+    with cython.critical_section(limiter):
+        state = self.state
+        self.state = DONE
+        if state == WAITING:
             limiter.remove(self)
             limiter.plan(False)
-        if self.timeout is not None:
-            (<Expiry>self.timeout).leave()
-    elif state == GRANTED:
-        with cython.critical_section(limiter):
+        elif state == GRANTED and self.node.order == limiter.configurations:  # else its level was another's measure
             limiter.advance()
             leak_give_back(&limiter.leak, leak_cost(&limiter.leak, amount_of(self.amount)), self.passed)
             limiter.plan(False)
@@ -180,7 +178,8 @@ cdef object acquire_proceed(Acquire self):
     if state == GRANTED:
         return None
     if state == EXPIRED:
-        raise AcquireTimeout(_arguments.timed_out(self.amount), limiter.wait_time(self.amount))
+        wait = limiter.wait_time(self.amount) if amount_of(self.amount) <= limiter.limit else INFINITY
+        raise AcquireTimeout(_arguments.timed_out(self.amount), wait)
     if state == REFUSED:
         raise ValueError(_arguments.too_much("acquire", self.amount, limiter))
     if state == DONE:
@@ -201,16 +200,23 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
             patience = <int64_t>(min(<double>_arguments.timeout(self.timeout), 4e9) * SECOND)
     if limiter.decide(cost, True, self.block):
         return None
-    if not self.block or patience != NEVER:
-        wait = limiter.estimate(cost)
-        if not self.block:
-            raise LimitReached(_arguments.no_room(self.amount), seconds(wait))
+    if not self.block:
+        with cython.critical_section(limiter):
+            wait = limiter.estimate(cost)
+        raise LimitReached(_arguments.no_room(self.amount), seconds(wait))
+    if patience != NEVER:
+        with cython.critical_section(limiter):
+            wait = 0 if limiter.served_within(cost, patience) else limiter.estimate(cost)
         if wait > patience:
             raise AcquireTimeout(_arguments.timed_out(self.amount), seconds(wait))
         self.timeout = new_expiry(patience)
     if self.amount is not ONE:
         self.amount = amount_of(self.amount)
-    limiter.enqueue(self, cost)
+    try:
+        limiter.enqueue(self, cost)
+    except BaseException:
+        waiter_abandon(self)
+        raise
     return self.future
 
 
@@ -221,6 +227,7 @@ cdef int spares = 0
 cdef void (*acquire_free)(PyObject*) noexcept
 
 
+# (One that is never awaited and hangs on its own limiter is a cycle that is not seen.)
 cdef inline Acquire new_acquire():
     global spares
     cdef Acquire awaitable

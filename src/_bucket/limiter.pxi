@@ -13,10 +13,13 @@ cdef class Link(Event):
         cdef AsyncLimiter limiter = self.limiter
         cdef Py_ssize_t woken
         with cython.critical_section(limiter):
+            if limiter.timer is not self.timer and limiter.timer.is_closed():
+                limiter.timer = self.timer  # or its clock would stand still for those who wait here
+                limiter.leak.last = NEVER
             limiter.advance()
             woken = limiter.release(budget)
             # Where the burst allows it, those who are left rest a while: that saves a wake-up for each of them.
-            limiter.plan(woken and self.timer.intact(limiter.leak.last))
+            limiter.plan(0 < woken < budget and self.timer.intact(limiter.leak.last))
         return woken
 
     cdef int lose(self) except -1:
@@ -31,9 +34,10 @@ cdef class Expiry(Event):
     cdef int64_t patience         # ns
 
     cdef int enter(self, Acquire waiter) except -1:
+        cdef int64_t last = waiter.limiter.leak.last
         self.waiter = <void*>waiter
         self.timer = waiter.link.timer
-        return self.timer.schedule(&self.node, self.timer.now(0) + self.patience)
+        return self.timer.schedule(&self.node, self.timer.now(0 if last == NEVER else last) + self.patience)
 
     cdef int leave(self) except -1:
         if self.node.place >= 0:
@@ -46,13 +50,12 @@ cdef class Expiry(Event):
         cdef AsyncLimiter limiter = waiter.limiter
         cdef Py_ssize_t woken
         with cython.critical_section(limiter):
-            self.leave()
             limiter.advance()
             woken = limiter.release(SLICE)
             if waiter.state == WAITING:
                 limiter.remove(waiter)
                 waiter.state = EXPIRED
-                waiter_wake(waiter)
+                waiter_wake(waiter, running_loop())
             limiter.plan(False)
         return woken
 
@@ -105,8 +108,11 @@ cdef class AsyncLimiter:
     # What later arrivals took while the oldest waits. Each waiter holds a share in `passed`; what has passed a
     # waiter is the sum of the shares from it to the newest, so that every change is O(1).
     cdef int64_t overtaken
+    cdef double queued            # cost of all who wait
     cdef int64_t arrivals
+    cdef int64_t configurations   # changes of rate or burst so far
     cdef long generation
+    cdef long plans               # how many were made: Python code in the midst of one may make the next
     cdef list links               # one Link per loop that has waited here
     cdef object max_rate_
     cdef object time_period_
@@ -138,7 +144,8 @@ cdef class AsyncLimiter:
             block: False raises LimitReached at once where there is no room.
             timeout: seconds to wait at most, 0 or more; None waits as long as it takes.
 
-        Returns an awaitable of None; nothing is taken before it is awaited, nor if it fails or is cancelled.
+        Returns an awaitable of None; nothing is taken before it is awaited, nor if it fails or is cancelled. In a
+        queue, where the burst allows it, a permit may be given up to 8 ms after it is due, together with others.
 
         Raises ValueError (amount can never fit, or out of range), TypeError, LimitReached (block=False), or
         AcquireTimeout, a TimeoutError, at once where the queue is known to be longer than timeout. The last two
@@ -182,9 +189,8 @@ cdef class AsyncLimiter:
         Raises ValueError if amount is negative or exceeds burst, TypeError if it is no number.
         """
         cdef int64_t cost = self.cost_of(amount, "wait_time")
-        if self.decide(cost, False, False):
-            return 0.0
-        return seconds(self.estimate(cost))
+        with cython.critical_section(self):
+            return 0.0 if self.decide(cost, False, False) else seconds(self.estimate(cost))
 
     def __aenter__(self):
         if not is_plain(self):
@@ -259,7 +265,11 @@ cdef class AsyncLimiter:
         max_rate, time_period, burst, fair, level, attributes = state
         AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
         # The level as it was then; it leaks on from the first look at the clock.
-        self.leak.level = leak_cost(&self.leak, min(max(level, 0.0), self.limit))
+        rate, period, limit = _arguments.rate(max_rate, time_period, burst)
+        level = max(_arguments.number("level", level), 0.0)
+        _arguments.drains(rate, period, max(limit, level))
+        leak_configure(&self.leak, rate, period * SECOND, limit, level)
+        self.one = leak_cost(&self.leak, 1.0)
         self.leak.last = NEVER
         if attributes:
             self.__dict__.update(attributes)
@@ -291,7 +301,9 @@ cdef class AsyncLimiter:
                 leak_configure(&self.leak, rate, period * SECOND, limit, level)
             self.max_rate_, self.time_period_, self.burst_, self.limit = max_rate, time_period, burst, limit
             self.one = leak_cost(&self.leak, 1.0)
+            self.configurations += 1
             self.queue.size = 0
+            self.queued = 0.0
             self.overtaken = 0
             place = self.newest
             while place != NULL:
@@ -299,6 +311,7 @@ cdef class AsyncLimiter:
                 place = waiter.earlier
                 waiter.node.key = 0 if self.fair_ else leak_cost(&self.leak, min(amount_of(waiter.amount), limit))
                 heap_push(&self.queue, &waiter.node)  # there was room before
+                self.queued += <double>self.cost(waiter)
                 if amount_of(waiter.amount) > limit:
                     refused.append(waiter)
                 # What has passed it, in the new units; more than the new burst counts no more than that.
@@ -306,9 +319,10 @@ cdef class AsyncLimiter:
                 waiter.passed = leak_cost(&self.leak, min(passed, limit)) - self.overtaken
                 self.overtaken += waiter.passed
             for waiter in reversed(refused):
-                self.remove(waiter)
-                waiter.state = REFUSED
-                waiter_wake(waiter)
+                if waiter.state == WAITING:  # a wake-up runs Python code
+                    self.remove(waiter)
+                    waiter.state = REFUSED
+                    waiter_wake(waiter, running_loop())
             self.plan(False)
         return 0
 
@@ -365,6 +379,11 @@ cdef class AsyncLimiter:
                 return False
         return leak_fits(&self.leak, cost)
 
+    cdef bint served_within(self, int64_t cost, int64_t patience) except -1:
+        """Whether a newcomer would be admitted in time even behind all who wait."""
+        cdef double units = self.queued + <double>self.leak.level + <double>cost - <double>self.leak.capacity
+        return units <= <double>patience * <double>self.leak.drain
+
     cdef int64_t estimate(self, int64_t cost) except -1:
         """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
         cdef double units = 0.0
@@ -378,19 +397,18 @@ cdef class AsyncLimiter:
         if units == 0.0:
             return max(leak_due(&self.leak, cost) - self.leak.last, 1)
         units += <double>self.leak.level + <double>cost - <double>self.leak.capacity
-        return max(<int64_t>min(units / <double>self.leak.drain, 9e18), 1)
+        return max(<int64_t>min(ceil(units / <double>self.leak.drain), 9e18), 1)
 
     cdef int enqueue(self, Acquire waiter, int64_t cost) except -1:
         """Let `waiter` wait in the running loop."""
         cdef LoopTimer timer
         cdef Link link
-        loop = self.timer.loop_if_running()
+        loop = running_loop()
         if loop is None:
             raise RuntimeError("no running event loop")
         timer = self.timer
         if not timer.serves(loop):
             timer = loop_timer(loop)
-        timer.thread = PyThread_get_thread_ident()
         future = loop.create_future()
         future._asyncio_future_blocking = True
         with cython.critical_section(self):
@@ -410,6 +428,7 @@ cdef class AsyncLimiter:
                 raise MemoryError
             Py_INCREF(waiter)
             self.arrivals += 1
+            self.queued += <double>cost
             self.waiting += 1
             link.waiting += 1
             link.limiter = self
@@ -424,14 +443,15 @@ cdef class AsyncLimiter:
             waiter.state = WAITING
             if not PyObject_GC_IsTracked(<PyObject*>waiter):
                 PyObject_GC_Track(<PyObject*>waiter)
-            if self.candidate() is waiter or link.node.place < 0:
+            if waiter.timeout is not None:
+                (<Expiry>waiter.timeout).enter(waiter)
+            if waiter.state == WAITING and (self.candidate() is waiter or link.node.place < 0):
                 self.plan(False)
-        if waiter.timeout is not None:
-            (<Expiry>waiter.timeout).enter(waiter)
         return 0
 
     cdef int remove(self, Acquire waiter) except -1:
         """Take a waiter out of the queue."""
+        self.queued = self.queued - <double>self.cost(waiter) if self.waiting > 1 else 0.0
         heap_remove(&self.queue, &waiter.node)
         if waiter.earlier != NULL:
             (<Acquire>waiter.earlier).later = waiter.later
@@ -446,6 +466,8 @@ cdef class AsyncLimiter:
         self.waiting -= 1
         waiter.link.waiting -= 1
         Py_DECREF(waiter)
+        if waiter.timeout is not None:
+            (<Expiry>waiter.timeout).leave()
         return 0
 
     cdef inline int64_t cost(self, Acquire waiter) except -1:
@@ -463,6 +485,7 @@ cdef class AsyncLimiter:
         cdef Py_ssize_t woken = 0
         cdef Acquire waiter
         cdef int64_t cost
+        here = running_loop()
         while self.waiting and woken < budget:
             waiter = self.candidate()
             cost = self.cost(waiter)
@@ -475,9 +498,8 @@ cdef class AsyncLimiter:
             self.leak.level += cost
             waiter.passed = leak_empty(&self.leak)
             waiter.state = GRANTED
-            if waiter.timeout is not None:
-                (<Expiry>waiter.timeout).leave()
-            if waiter_wake(waiter):
+            waiter.node.order = self.configurations
+            if waiter_wake(waiter, here):
                 woken += 1
             else:
                 waiter.state = LOST
@@ -488,18 +510,24 @@ cdef class AsyncLimiter:
         """Enter the next deadline in the heap of every loop that waits here; `rests`: not before a rest, if it may."""
         cdef int64_t deadline = NEVER
         cdef int64_t haste = 0
+        cdef int64_t now
         cdef int64_t cost, bridge
+        cdef long plans
         cdef Link link
         if self.waiting:
             cost = self.cost(self.candidate())
-            deadline = leak_due(&self.leak, cost)
+            deadline = 0 if self.leak.last == NEVER else leak_due(&self.leak, cost)
             # For so long after the deadline the bucket still leaks: until then lateness costs nothing of the rate.
             bridge = (self.leak.capacity - cost) // self.leak.drain
-            if bridge < RESERVE // 8:
+            if bridge < HASTY:
                 haste = min(cost // self.leak.drain // 4, LEAD)
             elif rests:
                 deadline = max(deadline, self.leak.last + min(bridge - RESERVE, REST))
+        self.plans += 1
+        plans = self.plans
         for link in self.links:
+            if self.plans != plans:
+                break
             link.haste = haste
             if link.waiting == 0:
                 link.timer.schedule(&link.node, NEVER)
@@ -507,19 +535,19 @@ cdef class AsyncLimiter:
             elif link.timer is self.timer:
                 link.timer.schedule(&link.node, deadline)
             else:  # another clock, perhaps
-                link.timer.schedule(&link.node, link.timer.now(0) + deadline - self.leak.last)
+                now = link.timer.now(0)
+                if self.plans == plans:
+                    link.timer.schedule(&link.node, now + deadline - self.leak.last)
         return 0
 
     cdef inline int advance(self) except -1:
         """Let the level leak until now."""
-        leak_advance(&self.leak, self.now())
-        return 0
-
-    cdef int64_t now(self) except? -1:
         cdef int64_t now = clock_ns()
-        if self.timer is UNBOUND or self.timer.intact(now):
-            return now
-        return self.timer.now(0 if self.leak.last == NEVER else self.leak.last)
+        if self.timer is not UNBOUND and not self.timer.intact(now):
+            now = self.timer.now(UNKNOWN)
+        if now != UNKNOWN:
+            leak_advance(&self.leak, now)
+        return 0
 
     cdef int bind(self) except -1:
         """Adopt the running loop's clock if the limiter has met no loop yet, or if its loop was closed."""
@@ -541,12 +569,14 @@ cdef class AsyncLimiter:
         """Forget waiters whose loop is closed, or all where the process was forked."""
         cdef void* place
         cdef Acquire waiter
+        cdef list waiters = []
         with cython.critical_section(self):
             place = self.oldest
             while place != NULL:
-                waiter = <Acquire>place
-                place = waiter.later
-                if not closed_only or waiter.link.timer.is_closed():
+                waiters.append(<Acquire>place)
+                place = (<Acquire>place).later
+            for waiter in waiters:
+                if (not closed_only or waiter.link.timer.is_closed()) and waiter.state == WAITING:
                     self.remove(waiter)
                     waiter.state = LOST
             self.plan(False)
@@ -584,7 +614,7 @@ cdef inline bint is_plain(AsyncLimiter limiter):
     """Whether `acquire` is the one defined here: nobody has subclassed the limiter or patched its class."""
     global plain_version
     cdef TypeSlots* slots = Py_TYPE(limiter)
-    if slots.tp_version_tag != plain_version:
+    if slots.tp_version_tag != plain_version or plain_version == 0:  # 0: the type has no version
         if type(limiter) is not AsyncLimiter or AsyncLimiter.acquire is not plain_acquire:
             return False
         plain_version = slots.tp_version_tag

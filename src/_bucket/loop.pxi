@@ -98,7 +98,6 @@ cdef class LoopTimer:
     cdef bint closed
     cdef bint closes_with_fd      # `closed` is set by the end of the descriptor, and need not be asked for
     cdef int fd
-    cdef unsigned long thread
     cdef long generation
     cdef int64_t armed            # what the timer is set for
     cdef int64_t lateness         # how late the descriptor wakes the loop, a moving average (ns)
@@ -110,7 +109,6 @@ cdef class LoopTimer:
         self.armed = NEVER
         self.checked = INT64_MIN // 2
         self.generation = generation
-        self.thread = PyThread_get_thread_ident()
         if loop is not None:
             self.loop_ref = _weakref(loop)
             self.method = type(loop).time if stock else None
@@ -121,7 +119,7 @@ cdef class LoopTimer:
 
     cdef inline bint intact(self, int64_t now) noexcept:
         """Whether the loop is open and its clock the one that `clock_ns` reads, as of a moment ago."""
-        return now - self.checked < TRUST and not self.closed
+        return 0 <= now - self.checked < TRUST and not self.closed
 
     cdef bint is_closed(self) except -1:
         if not self.closed and not self.closes_with_fd:
@@ -134,14 +132,17 @@ cdef class LoopTimer:
 
     cdef void lose_all(self) noexcept:
         """Forget all who wait in this loop, which is closed: nothing else would let go of them."""
-        cdef heap_node* first
         while True:
-            first = heap_top(&self.deadlines)
-            if first == NULL:
+            event = self.first_event()
+            if event is None:
                 break
-            event = event_of(first)
-            self.take_out(first)
+            self.schedule(&event.node, NEVER)
             event.lose()
+
+    cdef Event first_event(self):
+        """The event with the first deadline, or None."""
+        with cython.critical_section(self):
+            return None if heap_top(&self.deadlines) == NULL else event_of(heap_top(&self.deadlines))
 
     cdef int take_out(self, heap_node* node) except -1:
         heap_remove(&self.deadlines, node)
@@ -150,14 +151,6 @@ cdef class LoopTimer:
 
     cdef bint serves(self, loop) except -1:
         return self.loop_ref is not None and self.generation == generation and self.loop_ref() is loop
-
-    cdef object loop_if_running(self):
-        """The loop that runs in this thread, or None; quick if it is this timer's own."""
-        if self.loop_ref is not None and self.thread == PyThread_get_thread_ident():
-            loop = self.loop_ref()
-            if loop is not None and loop.is_running() and self.generation == generation:
-                return loop
-        return running_loop()
 
     cdef bint has_stock_clock(self, int64_t now) except -1:
         """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
@@ -202,44 +195,49 @@ cdef class LoopTimer:
 
     cdef int schedule(self, heap_node* node, int64_t deadline) except -1:
         """Put or move a node to `deadline`; NEVER takes it out."""
-        if node.place < 0:
-            if deadline == NEVER:
-                return 0
-            node.key = deadline
-            if not heap_push(&self.deadlines, node):
-                raise MemoryError
-            Py_INCREF(event_of(node))
-        elif deadline == NEVER:
-            self.take_out(node)
-        elif node.key != deadline:
-            node.key = deadline
-            heap_settle(&self.deadlines, node, node.place)
-        return self.arm()
+        with cython.critical_section(self):
+            if node.place < 0:
+                if deadline == NEVER:
+                    return 0
+                node.key = deadline
+                if not heap_push(&self.deadlines, node):
+                    raise MemoryError
+                Py_INCREF(event_of(node))
+            elif deadline == NEVER:
+                self.take_out(node)
+            elif node.key != deadline:
+                node.key = deadline
+                heap_settle(&self.deadlines, node, node.place)
+            return self.arm()
 
     cdef int arm(self) except -1:
         """Set the one timer for the first deadline."""
         cdef heap_node* first = heap_top(&self.deadlines)
-        cdef int64_t deadline = NEVER
-        if first != NULL:
-            deadline = first.key - self.lead(first) if self.fd >= 0 else first.key
+        cdef int64_t deadline = first.key if first != NULL else NEVER
+        cdef bint precise = self.fd >= 0 and self.has_stock_clock(self.checked)
+        if precise and first != NULL:
+            deadline -= self.lead(event_of(first))
         if deadline == self.armed or self.generation != generation:
             return 0
-        if self.fd >= 0 and self.has_stock_clock(self.checked):
+        if precise:
             self.armed = deadline
             timerfd_arm(self.fd, deadline)
-        elif self.thread == PyThread_get_thread_ident():
-            self.call_at(deadline)
         else:
             loop = self.loop_ref()
-            if loop is not None and not loop.is_closed():
+            if loop is running_loop():
+                self.call_at(deadline)
+            elif loop is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(self._rearm)
         return 0
 
     def _rearm(self):
-        self.arm()
+        with cython.critical_section(self):
+            self.arm()
 
     cdef int call_at(self, int64_t deadline) except -1:
         cdef double when
+        if self.fd >= 0:
+            timerfd_arm(self.fd, NEVER)
         handle = None if self.handle is None else self.handle()
         self.handle = None
         self.armed = NEVER
@@ -257,37 +255,38 @@ cdef class LoopTimer:
         self.armed = deadline
         return 0
 
-    cdef inline int64_t lead(self, heap_node* first):
+    cdef inline int64_t lead(self, Event event) noexcept:
         """How long before its deadline the timer goes off for this entry."""
-        return min(event_of(first).haste, self.lateness)
+        return min(event.haste, self.lateness)
 
     cdef int learn(self, int64_t now) except -1:
         """Note how late the descriptor's wake-up was."""
         cdef int64_t late = now - self.armed
         if 0 <= late < 4 * LEAD:  # more is a loop that was busy
             self.lateness += (late - self.lateness) // 16
-        self.armed = NEVER
+        self.armed = FIRED
         return 0
 
     cdef int fire(self) except -1:
         """Serve what is due, a slice at most, and set the timer for the rest."""
-        cdef int64_t now = self.now(INT64_MIN)
+        cdef int64_t now = self.now(UNKNOWN)
         cdef Py_ssize_t budget = SLICE
-        cdef heap_node* first
+        cdef Event event
         try:
             while budget > 0:
-                first = heap_top(&self.deadlines)
-                if first == NULL:
+                event = self.first_event()
+                if event is None:
                     break
-                if first.key > now:
-                    if not self.intact(now) or first.key - now > self.lead(first):
+                if event.node.key > now:
+                    if not self.has_stock_clock(now) or event.node.key - now > self.lead(event):
                         break
-                    while now < first.key:  # the timer went off early by intent; the rest is too short to sleep
+                    while now < event.node.key:  # the timer went off early by intent; the rest is too short to sleep
                         now = clock_ns()
                 budget -= 1
-                budget -= event_of(first).serve(budget)
+                budget -= event.serve(budget)
         finally:
-            self.arm()
+            with cython.critical_section(self):
+                self.arm()
         return 0
 
 

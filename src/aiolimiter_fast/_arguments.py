@@ -22,6 +22,8 @@ def number(name: str, value: object) -> float:
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         result = float(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
     except OverflowError:
         result = float("inf")
     if not isfinite(result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from aiolimiter_fast import errors
@@ -44,6 +45,7 @@ def install(*, force: bool = False) -> tuple[str, ...]:
             if hasattr(sys.modules.get(name), _MARK):
                 continue
             module = ModuleType(name, f"aiolimiter_fast under the name {name}.")
+            module.__spec__ = ModuleSpec(name, None, is_package=name in _ALIASES)
             module.__dict__.update(contents)
             setattr(module, _MARK, True)
             sys.modules[name] = module
