@@ -4,6 +4,7 @@ Contents:
     here           what all share, and LeakyBucket: the arithmetic alone, for callers that bring the time
     loop.pxi       LoopTimer: one event loop's clock and its heap of deadlines
                    TimerFd: the timer descriptor of a loop, alive as long as the loop is open
+    events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
 
@@ -205,5 +206,6 @@ cdef class LeakyBucket:
 
 
 include "_bucket/loop.pxi"
+include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
 include "_bucket/acquire.pxi"

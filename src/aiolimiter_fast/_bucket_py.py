@@ -12,14 +12,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
 from types import GenericAlias, TracebackType
 from typing import Any
 
 from aiolimiter_fast import _arguments, _loop_py
 from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
-from aiolimiter_fast._loop_py import SLICE, Event, LoopTimer, TimerFd, clock_ns, forked
+from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
+from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = ["AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "attach", "forked"]
@@ -28,8 +29,6 @@ REST = 8_000_000
 RESERVE = 8_000_000
 SECOND = 1_000_000_000
 
-CREATED, WAITING, GRANTED, EXPIRED, REFUSED, LOST, DONE = range(7)
-
 running_loop: Callable[[], Any]
 loop_timer: Callable[[Any], LoopTimer]
 
@@ -37,7 +36,7 @@ loop_timer: Callable[[Any], LoopTimer]
 def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], Any]) -> None:
     """Give the engine its event loops; called once by the waiting layer."""
     global running_loop, loop_timer
-    running_loop = get_running_loop
+    running_loop = _loop_py.running_loop = get_running_loop
     loop_timer = get_loop_timer
 
 
@@ -86,121 +85,6 @@ class LeakyBucket:
         return self._leak.permits()
 
 
-class Link(Event):
-    """A limiter's entry in the deadline heap of one loop: when the next waiter is due."""
-
-    __slots__ = ("limiter", "timer", "waiting")
-
-    def __init__(self, timer: LoopTimer) -> None:
-        super().__init__()
-        # None while nobody of this loop waits.
-        self.limiter: AsyncLimiter | None = None
-        self.timer = timer
-        self.waiting = 0
-
-    def serve(self, budget: int) -> int:
-        """Wake the limiter's waiters that are due, and say how many; then enter its next deadline."""
-        limiter = self.limiter
-        assert limiter is not None
-        with limiter._lock:
-            limiter._advance()
-            woken = limiter._release(budget)
-            rests = woken and self.timer.fd >= 0 and self.timer.has_stock_clock()
-            limiter._plan(limiter._rest() if rests else 0)
-        return woken
-
-    def lose(self) -> None:
-        if self.limiter is not None:
-            self.limiter._drop(True)
-
-
-class Expiry(Event):
-    """The end of one caller's patience, in the deadline heap of its loop."""
-
-    __slots__ = ("patience", "waiter")
-
-    def __init__(self, waiter: Waiter, patience: int) -> None:
-        super().__init__()
-        self.waiter = waiter
-        self.patience = patience
-
-    def enter(self) -> None:
-        timer = self.waiter.link.timer
-        timer.schedule(self, timer.now(0) + self.patience)
-
-    def leave(self) -> None:
-        self.waiter.link.timer.schedule(self, NEVER)
-
-    def serve(self, budget: int) -> int:
-        """Turn the caller away, unless there is room for it at the last moment."""
-        waiter = self.waiter
-        limiter = waiter.limiter
-        with limiter._lock:
-            self.leave()
-            limiter._advance()
-            woken = limiter._release(SLICE)
-            if waiter.state == WAITING:
-                limiter._remove(waiter)
-                waiter.state = EXPIRED
-                waiter.wake()
-            limiter._plan(0)
-        return woken
-
-
-class Waiter:
-    """A caller in the queue; the same as a waiting `Acquire` of the extension."""
-
-    __slots__ = (
-        "amount", "cost", "earlier", "expiry", "future", "later", "limiter", "link", "passed", "state",
-    )  # fmt: skip
-
-    def __init__(self, limiter: AsyncLimiter, amount: float, cost: int) -> None:
-        self.limiter = limiter
-        self.amount = amount
-        self.cost = cost
-        self.state = CREATED
-        self.passed = 0
-        self.future: Any = None
-        self.link: Link
-        self.earlier: Waiter | None = None
-        self.later: Waiter | None = None
-        self.expiry: Expiry | None = None
-
-    def resolve(self) -> None:
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
-
-    def wake(self) -> bool:
-        """Let the waiting task run on; False if nobody is left to run."""
-        timer = self.link.timer
-        try:
-            if timer.thread == threading.get_ident():
-                self.future.set_result(None)
-            else:
-                loop = timer.loop_ref()
-                if loop is None:
-                    return False
-                loop.call_soon_threadsafe(self.resolve)
-        except Exception:  # the future is cancelled, or its loop closed or gone
-            return False
-        return True
-
-    def abandon(self) -> None:
-        """Leave the queue, or give back what was granted and not used."""
-        limiter = self.limiter
-        with limiter._lock:
-            state, self.state = self.state, DONE
-            if state == WAITING:
-                limiter._remove(self)
-                limiter._plan(0)
-                if self.expiry is not None:
-                    self.expiry.leave()
-            elif state == GRANTED:
-                limiter._advance()
-                limiter._leak.give_back(limiter._leak.cost(self.amount), self.passed)
-                limiter._plan(0)
-
-
 class AsyncLimiter:
     """Limit how often code runs: a leaky bucket that asyncio tasks wait at.
 
@@ -208,8 +92,9 @@ class AsyncLimiter:
     """
 
     __slots__ = (
-        "__weakref__", "_arrivals", "_burst", "_fair", "_generation", "_leak", "_limit", "_links", "_lock",
-        "_max_rate", "_newest", "_oldest", "_overtaken", "_queue", "_time_period", "_timer", "_waiting",
+        "__weakref__", "_arrivals", "_burst", "_configurations", "_fair", "_generation", "_leak", "_limit", "_links",
+        "_lock", "_max_rate", "_newest", "_oldest", "_overtaken", "_queue", "_queued", "_time_period", "_timer",
+        "_waiting",
     )  # fmt: skip
 
     __class_getitem__: Any = classmethod(GenericAlias)
@@ -231,6 +116,8 @@ class AsyncLimiter:
         self._newest: Waiter | None = None
         self._overtaken = 0
         self._arrivals = 0
+        self._queued = 0
+        self._configurations = 0
         self._generation = _loop_py.generation
         self._links: list[Link] = []
         self._limit = -1.0
@@ -254,15 +141,15 @@ class AsyncLimiter:
             if self._decide(cost, True, block):
                 return
             waiter = Waiter(self, amount_of(amount), cost)
-            if not block or patience != NEVER:
-                wait = self._estimate(cost)
-                if not block:
-                    raise LimitReached(_arguments.no_room(amount), wait / SECOND)
+            if not block:
+                raise LimitReached(_arguments.no_room(amount), self._estimate(cost) / SECOND)
+            if patience != NEVER:
+                wait = 0 if self._served_within(cost, patience) else self._estimate(cost)
                 if wait > patience:
                     raise AcquireTimeout(_arguments.timed_out(amount), wait / SECOND)
                 waiter.expiry = Expiry(waiter, patience)
-            self._enqueue(waiter)
             try:
+                self._enqueue(waiter)
                 await waiter.future
             except BaseException:
                 waiter.abandon()
@@ -272,7 +159,8 @@ class AsyncLimiter:
                 continue
             state, waiter.state = waiter.state, DONE
             if state == EXPIRED:
-                raise AcquireTimeout(_arguments.timed_out(amount), self.wait_time(amount))
+                wait_time = self.wait_time(amount) if waiter.amount <= self._limit else inf
+                raise AcquireTimeout(_arguments.timed_out(amount), wait_time)
             if state == REFUSED:
                 raise ValueError(_arguments.too_much("acquire", amount, self))
             return
@@ -360,7 +248,10 @@ class AsyncLimiter:
         max_rate, time_period, burst, fair, level, attributes = state
         AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
         # The level as it was then; it leaks on from the first look at the clock.
-        self._leak.level = self._leak.cost(min(max(level, 0.0), self._limit))
+        rate, period, limit = _arguments.rate(max_rate, time_period, burst)
+        level = max(_arguments.number("level", level), 0.0)
+        _arguments.drains(rate, period, max(limit, level))
+        self._leak.configure(rate, period * SECOND, limit, level)
         self._leak.last = NEVER
         if attributes:
             self.__dict__.update(attributes)
@@ -382,9 +273,11 @@ class AsyncLimiter:
             self._leak.configure(rate, period * SECOND, limit, level)
             self._max_rate, self._time_period, self._burst, self._limit = max_rate, time_period, burst, limit
             waiters = self._waiters()
-            self._overtaken, passed = 0, 0.0
+            self._configurations += 1
+            self._overtaken, self._queued, passed = 0, 0, 0.0
             for waiter in reversed(waiters):
                 waiter.cost = self._leak.cost(min(waiter.amount, limit))
+                self._queued += waiter.cost
                 # What has passed it, in the new units; more than the new burst counts no more than that.
                 passed += float(waiter.passed) / permit
                 waiter.passed = self._leak.cost(min(passed, limit)) - self._overtaken
@@ -392,10 +285,10 @@ class AsyncLimiter:
             self._queue = [(0 if self._fair else waiter.cost, order, waiter) for order, waiter in enumerate(waiters)]
             heapq.heapify(self._queue)
             for waiter in waiters:
-                if waiter.amount > limit:
+                if waiter.amount > limit and waiter.state == WAITING:  # a wake-up runs Python code
                     self._remove(waiter)
                     waiter.state = REFUSED
-                    waiter.wake()
+                    waiter.wake(running_loop())
             self._plan(0)
 
     def _waiters(self) -> list[Waiter]:
@@ -439,6 +332,11 @@ class AsyncLimiter:
                 return False
         return self._leak.fits(cost)
 
+    def _served_within(self, cost: int, patience: int) -> bool:
+        """Whether a newcomer would be admitted in time even behind all who wait."""
+        leak = self._leak
+        return self._queued + leak.level + cost - leak.capacity <= patience * leak.drain
+
     def _estimate(self, cost: int) -> int:
         """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
         with self._lock:
@@ -459,7 +357,6 @@ class AsyncLimiter:
         timer = self._timer
         if timer is None or timer.generation != _loop_py.generation or timer.loop_ref() is not loop:
             timer = loop_timer(loop)
-        timer.thread = threading.get_ident()
         waiter.future = loop.create_future()
         with self._lock:
             for link in self._links:
@@ -474,6 +371,7 @@ class AsyncLimiter:
             heapq.heappush(self._queue, (0 if self._fair else waiter.cost, self._arrivals, waiter))
             self._arrivals += 1
             self._waiting += 1
+            self._queued += waiter.cost
             link.waiting += 1
             link.limiter = self
             waiter.earlier = self._newest
@@ -484,14 +382,17 @@ class AsyncLimiter:
             self._newest = waiter
             waiter.link = link
             waiter.state = WAITING
+            if waiter.expiry is not None:
+                waiter.expiry.enter()
             if self._candidate() is waiter or link.deadline == NEVER:
                 self._plan(0)
-        if waiter.expiry is not None:
-            waiter.expiry.enter()
 
     def _remove(self, waiter: Waiter) -> None:
         """Take a waiter out of the queue."""
         waiter.state = DONE
+        self._queued -= waiter.cost
+        if waiter.expiry is not None:
+            waiter.expiry.leave()
         if waiter.earlier is not None:
             waiter.earlier.later = waiter.later
             waiter.earlier.passed += waiter.passed
@@ -524,6 +425,7 @@ class AsyncLimiter:
     def _release(self, budget: int) -> int:
         """Grant what fits to those who are next, and wake them; say how many."""
         woken = 0
+        here = running_loop()
         while self._waiting and woken < budget:
             waiter = self._candidate()
             if not self._leak.fits(waiter.cost):
@@ -535,9 +437,8 @@ class AsyncLimiter:
             self._leak.level += waiter.cost
             waiter.passed = self._leak.empty()
             waiter.state = GRANTED
-            if waiter.expiry is not None:
-                waiter.expiry.leave()
-            if waiter.wake():
+            waiter.configuration = self._configurations
+            if waiter.wake(here):
                 woken += 1
             else:
                 waiter.state = LOST
@@ -548,7 +449,9 @@ class AsyncLimiter:
         """Enter the next deadline, at least `rest` ns away, in the heap of every loop that waits here."""
         deadline = NEVER
         if self._waiting:
-            deadline = max(self._leak.due(self._candidate().cost), self._leak.last + rest)
+            deadline = (
+                0 if self._leak.last == NEVER else max(self._leak.due(self._candidate().cost), self._leak.last + rest)
+            )
         for link in self._links:
             timer = link.timer
             if link.waiting == 0:
@@ -568,8 +471,9 @@ class AsyncLimiter:
 
     def _advance(self) -> None:
         """Let the level leak until now."""
-        leak, timer = self._leak, self._timer
-        leak.advance(clock_ns() if timer is None else timer.now(0 if leak.last == NEVER else leak.last))
+        now = clock_ns() if self._timer is None else self._timer.now(UNKNOWN)
+        if now != UNKNOWN:
+            self._leak.advance(now)
 
     def _bind(self) -> None:
         """Adopt the running loop's clock if the limiter has met no loop yet, or if its loop was closed."""
@@ -590,7 +494,7 @@ class AsyncLimiter:
         """Forget waiters whose loop is closed, or all where the process was forked."""
         with self._lock:
             for waiter in self._waiters():
-                if not closed_only or waiter.link.timer.is_closed():
+                if (not closed_only or waiter.link.timer.is_closed()) and waiter.state == WAITING:
                     self._remove(waiter)
                     waiter.state = LOST
                     waiter.future = None

@@ -20,6 +20,16 @@ SLICE = 512
 clock_ns = time.monotonic_ns
 CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
 
+
+def running_loop() -> Any:
+    """The loop that runs in this thread, or None; the waiting layer puts asyncio's own here."""
+
+
+# What a clock says that makes no sense.
+UNKNOWN = -NEVER
+# As `armed`: the descriptor has gone off, and is readable until it is set anew.
+FIRED = -NEVER
+
 # Forks since this process's ancestor started.
 generation = 0
 
@@ -72,7 +82,7 @@ class TimerFd:
         """Say that the loop refused this descriptor."""
 
     def __call__(self) -> None:
-        self._timer.armed = NEVER
+        self._timer.armed = FIRED
         self._timer.fire()
 
 
@@ -115,15 +125,15 @@ class LoopTimer:
     """One event loop's clock and its heap of deadlines, served by one timer."""
 
     __slots__ = (
-        "__weakref__", "armed", "fd", "generation", "handle", "heap", "loop_ref", "method", "order", "scheduled",
-        "thread",
+        "__weakref__", "armed", "fd", "generation", "handle", "heap", "lock", "loop_ref", "method", "order",
+        "scheduled",
     )  # fmt: skip
 
     def __init__(self, loop: Any, stock: bool) -> None:
         self.fd = -1
         self.armed = NEVER
         self.generation = generation
-        self.thread = threading.get_ident()
+        self.lock = threading.RLock()
         self.loop_ref = ref(loop)
         # `time` of the loop's class where that is a stock clock, else None.
         self.method: Any = type(loop).time if stock else None
@@ -163,41 +173,46 @@ class LoopTimer:
 
     def schedule(self, event: Event, deadline: int) -> None:
         """Put or move an event to `deadline`; NEVER takes it out."""
-        if event.deadline != deadline:
-            self.scheduled += (event.deadline == NEVER) - (deadline == NEVER)
-            event.deadline = deadline
-            if deadline != NEVER:
-                self.order += 1
-                heapq.heappush(self.heap, (deadline, self.order, event))
-            if len(self.heap) > 2 * self.scheduled + 64:
-                # One entry for each event is left, the newest; older ones hold deadlines of the past.
-                live = {id(entry[2]): entry for entry in sorted(self.heap) if entry[0] == entry[2].deadline}
-                self.heap = list(live.values())
-                heapq.heapify(self.heap)
-        self.arm()
+        with self.lock:
+            if event.deadline != deadline:
+                self.scheduled += (event.deadline == NEVER) - (deadline == NEVER)
+                event.deadline = deadline
+                if deadline != NEVER:
+                    self.order += 1
+                    heapq.heappush(self.heap, (deadline, self.order, event))
+                if len(self.heap) > 2 * self.scheduled + 64:
+                    # One entry for each event is left, the newest; older ones hold deadlines of the past.
+                    live = {id(entry[2]): entry for entry in sorted(self.heap) if entry[0] == entry[2].deadline}
+                    self.heap = list(live.values())
+                    heapq.heapify(self.heap)
+            self.arm()
 
-    def first(self) -> int:
-        """The first deadline."""
-        while self.heap and self.heap[0][0] != self.heap[0][2].deadline:
-            heapq.heappop(self.heap)
-        return self.heap[0][0] if self.heap else NEVER
+    def first(self) -> Event | None:
+        """The event with the first deadline."""
+        with self.lock:
+            while self.heap and self.heap[0][0] != self.heap[0][2].deadline:
+                heapq.heappop(self.heap)
+            return self.heap[0][2] if self.heap else None
 
     def arm(self) -> None:
         """Set the one timer for the first deadline."""
-        deadline = self.first()
-        if deadline == self.armed or self.generation != generation:
-            return
-        if self.fd >= 0 and self.has_stock_clock():
-            self.armed = deadline
-            _timerfd_arm(self.fd, deadline)
-        elif self.thread == threading.get_ident():
-            self.call_at(deadline)
-        else:
+        with self.lock:
+            first = self.first()
+            deadline = NEVER if first is None else first.deadline
+            if deadline == self.armed or self.generation != generation:
+                return
             loop = self.loop_ref()
-            if loop is not None and not loop.is_closed():
+            if self.fd >= 0 and self.has_stock_clock():
+                self.armed = deadline
+                _timerfd_arm(self.fd, deadline)
+            elif loop is running_loop():
+                self.call_at(deadline)
+            elif loop is not None and not loop.is_closed():
                 loop.call_soon_threadsafe(self.arm)
 
     def call_at(self, deadline: int) -> None:
+        if self.fd >= 0:
+            _timerfd_arm(self.fd, NEVER)
         handle = None if self.handle is None else self.handle()
         self.handle = None
         self.armed = NEVER
@@ -216,18 +231,17 @@ class LoopTimer:
 
     def lose_all(self) -> None:
         """Forget all who wait in this loop, which is closed: nothing else would let go of them."""
-        entries, self.heap, self.scheduled = self.heap, [], 0
-        for _, _, event in entries:
-            event.deadline = NEVER
+        while (event := self.first()) is not None:
+            self.schedule(event, NEVER)
             event.lose()
 
     def fire(self) -> None:
         """Serve what is due, a slice at most, and set the timer for the rest."""
-        now = self.now(-NEVER)
+        now = self.now(UNKNOWN)
         budget = SLICE
         try:
-            while budget > 0 and self.first() <= now:
+            while budget > 0 and (event := self.first()) is not None and event.deadline <= now:
                 budget -= 1
-                budget -= self.heap[0][2].serve(budget)
+                budget -= event.serve(budget)
         finally:
             self.arm()
