@@ -83,7 +83,7 @@ cdef enum:
     SLICE = 512
     # Where its burst bridges it, a queue of waiters rests between two servings (ns): as long as it can while keeping
     # RESERVE for a late loop, and REST at most.
-    REST = 8_000_000
+    REST = 10_000_000
     RESERVE = 8_000_000
     # A burst that bridges less than this (ns) makes haste, with a lead.
     HASTY = 1_000_000

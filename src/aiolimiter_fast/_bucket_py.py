@@ -25,7 +25,7 @@ from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitRea
 
 __all__ = ["AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "attach", "forked"]
 
-REST = 8_000_000
+REST = 10_000_000
 RESERVE = 8_000_000
 SECOND = 1_000_000_000
 
