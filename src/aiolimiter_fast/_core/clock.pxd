@@ -4,6 +4,12 @@ from libc.stdint cimport int64_t
 cdef extern from *:
     """
     #if defined(_WIN32)
+      #ifndef WIN32_LEAN_AND_MEAN
+        #define WIN32_LEAN_AND_MEAN
+      #endif
+      #ifndef NOMINMAX
+        #define NOMINMAX
+      #endif
       #include <windows.h>
       static inline int64_t clock_ns(void) {
       #if PY_VERSION_HEX >= 0x030D0000
