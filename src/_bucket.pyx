@@ -80,7 +80,7 @@ cdef extern from *:
 
 cdef enum:
     # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
-    SLICE = 512
+    SLICE = 256
     # Where its burst bridges it, a queue of waiters rests between two servings (ns): as long as it can while keeping
     # RESERVE for a late loop, and REST at most.
     REST = 10_000_000

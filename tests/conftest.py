@@ -16,10 +16,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aiolimiter_fast import _engine
 from aiolimiter_fast._waiting.asyncio import attach
 from aiolimiter_fast.testing import ManualClock
+
+# No test asserts a time, Hypothesis's own included: a busy machine would fail it.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 MODULES = {"extension": "aiolimiter_fast._bucket", "twin": "aiolimiter_fast._bucket_py"}
 if os.environ.get("AIOLIMITER_FAST_NO_EXTENSIONS", "0") not in ("", "0"):

@@ -15,7 +15,7 @@ from weakref import ref
 from aiolimiter_fast._core.leaky import NEVER
 
 # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
-SLICE = 512
+SLICE = 256
 
 clock_ns = time.monotonic_ns
 CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
