@@ -123,7 +123,8 @@ class Simulation:
 
     def turn(self) -> None:
         """Let the loop run once, so that what was granted has not been resumed yet."""
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
 
     def run(self, nanoseconds: int) -> None:
         """Let time pass, from timer to timer."""

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -211,3 +211,73 @@ def test_admits_whom_the_model_admits_at_the_same_nanosecond(AsyncLimiter: Any, 
         machine,
         settings=settings(max_examples=150, stateful_step_count=40, deadline=None),
     )
+
+
+shares_of_burst = st.one_of(st.floats(0, 1), st.sampled_from([0.1, 0.2, 0.5, 1.0]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    max_rate=st.floats(0.01, 1e5),
+    time_period=st.sampled_from([0.001, 0.7, 1.0, 3.3, 60.0]),
+    burst=st.floats(0.3, 50),
+    fair=st.booleans(),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["acquire", "acquire", "race", "try", "wait"]), shares_of_burst),
+            st.tuples(st.sampled_from(["run", "max_rate", "burst"]), st.floats(0.3, 3)),
+            st.tuples(st.sampled_from(["cancel", "cancel after the grant"]), st.integers(0, 50)),
+        ),
+        min_size=20,
+        max_size=60,
+    ),
+)
+def test_both_engines_do_the_same_to_the_nanosecond_whatever_the_numbers(
+    both_engines: Any,
+    simulation: Any,
+    max_rate: float,
+    time_period: float,
+    burst: float,
+    fair: bool,
+    steps: list[tuple[str, Any]],
+) -> None:
+    drained = burst / max_rate * time_period * SECOND
+
+    def history(engine: Any) -> Any:
+        limiter = engine.AsyncLimiter(max_rate, time_period, burst=burst, fair=fair)
+        sim = simulation(limiter)
+        said: list[Any] = []
+
+        def ask(method: Any, amount: float) -> Any:
+            try:
+                return method(amount)
+            except ValueError as error:
+                return str(error)
+
+        try:
+            for step, value in steps:
+                if step in ("acquire", "race"):
+                    sim.acquire(value * burst, settle=step == "acquire")
+                elif step in ("try", "wait"):
+                    method = limiter.try_acquire if step == "try" else limiter.wait_time
+                    said.append(sim.inside(lambda method=method, value=value: ask(method, value * burst)))
+                elif step == "run":
+                    sim.run(round(value * drained))
+                elif step == "max_rate":
+                    sim.inside(lambda value=value: setattr(limiter, "max_rate", max_rate * value))
+                elif step == "burst":
+                    sim.inside(lambda value=value: setattr(limiter, "burst", burst * value))
+                elif sim.waiting:
+                    if step == "cancel after the grant":
+                        sim.clock.advance(drained / SECOND / 3)
+                        sim.turn()
+                    if sim.waiting:
+                        sim.cancel(sim.waiting[value % len(sim.waiting)])
+                said.append(repr(limiter).partition("[")[2])
+            sim.run(round(3 * drained))
+            return sim.admitted, sim.refused, said
+        finally:
+            sim.close()
+
+    extension, twin = both_engines
+    assert history(extension) == history(twin)
