@@ -7,6 +7,8 @@ Contents:
     events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
+    line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
+    window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
@@ -16,9 +18,9 @@ cimport cython
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.math cimport INFINITY, ceil, isfinite, llrint
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
 
 from aiolimiter_fast._core.clock cimport clock_ns
 from aiolimiter_fast._core.heap cimport (
@@ -28,8 +30,14 @@ from aiolimiter_fast._core.leaky cimport (
     leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
+from aiolimiter_fast._core.window cimport (
+    HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_drop, window_due, window_failing,
+    window_find, window_free, window_rate, window_rate_due, window_reserve, window_slot, window_t, window_take_back,
+    window_trim,
+)
 
 import warnings
+from _thread import allocate_lock as _allocate_lock
 from time import get_clock_info as _get_clock_info
 from types import BuiltinMethodType, GenericAlias, MethodType
 from weakref import ref as _weakref
@@ -59,6 +67,9 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject*)
     void PyErr_Fetch(PyObject**, PyObject**, PyObject**)
     void PyErr_Restore(PyObject*, PyObject*, PyObject*)
+    void PyErr_SetObject(object, object)
+    int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    long long PyLong_AsLongLongAndOverflow(object, int*) except? -1
 
 cdef extern from *:
     """
@@ -95,6 +106,7 @@ cdef enum:
     SPARE = 64
     SECOND = 1_000_000_000
 
+cdef int64_t MOST = 1 << 61            # units or nanoseconds: no sum of two overflows
 cdef int64_t NEVER = INT64_MAX
 cdef int64_t UNKNOWN = INT64_MIN       # what a clock says that makes no sense
 cdef int64_t FIRED = INT64_MIN // 2    # armed: the descriptor has gone off, and is readable until it is set anew
@@ -108,7 +120,11 @@ cdef enum:
     LOST       # taken from the queue as its loop was closed, its process forked or its future cancelled
     DONE
 
+# For so long at most (ns) a thread sleeps at a time: platforms bound it.
+cdef int64_t LONGEST_SLEEP = 86_400_000_000_000
+
 cdef object ONE = 1
+cdef object MINUS_ONE = -1
 cdef double CLOCK_RESOLUTION = _get_clock_info("monotonic").resolution
 cdef object running_loop = None    # asyncio's _get_running_loop
 cdef object loop_timer = None      # loop -> its LoopTimer
@@ -209,3 +225,5 @@ include "_bucket/loop.pxi"
 include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
 include "_bucket/acquire.pxi"
+include "_bucket/line.pxi"
+include "_bucket/window.pxi"

@@ -421,6 +421,22 @@ class TestByHand:
         await clock.run(1.0)
         assert waiters.served == [("a", 1.0)]
 
+    async def test_a_future_that_somebody_else_resolves_leaves_the_timeout_as_it_was(
+        self, AsyncLimiter: Any, clock: ManualClock
+    ) -> None:
+        limiter = AsyncLimiter(1, 1)
+        await limiter.acquire()
+        task = asyncio.create_task(limiter.acquire(timeout=1.5))
+        await clock.run(0.5)
+        task._fut_waiter.set_result(None)  # type: ignore[attr-defined]
+        await clock.settle()
+        limiter.time_period = 10
+        await clock.run(0.75)
+        assert not task.done()
+        await clock.run(0.25)
+        with pytest.raises(AcquireTimeout, match=r"acquire\(amount=1\) would wait longer"):
+            task.result()
+
 
 class TestGroups:
     async def test_a_gather_that_is_cancelled_leaves_nobody_behind(self, AsyncLimiter: Any, clock: ManualClock) -> None:

@@ -72,10 +72,10 @@ def test_it_says_which_names_it_took_and_may_be_called_again() -> None:
     run("""
         import sys
         from aiolimiter_fast import install
-        taken = install()
+        taken = install("aiolimiter")
         assert taken == ("aiolimiter", "aiolimiter.leakybucket"), taken
         modules = [sys.modules[name] for name in taken]
-        assert install() == install(force=True) == taken
+        assert install("aiolimiter") == install("aiolimiter", force=True) == taken
         assert [sys.modules[name] for name in taken] == modules
     """)
 
@@ -114,7 +114,7 @@ def test_force_replaces_it_for_later_imports() -> None:
         import aiolimiter as original
         from aiolimiter.leakybucket import AsyncLimiter as Original
         import aiolimiter_fast
-        assert aiolimiter_fast.install(force=True) == ("aiolimiter", "aiolimiter.leakybucket")
+        assert aiolimiter_fast.install("aiolimiter", force=True) == ("aiolimiter", "aiolimiter.leakybucket")
         import aiolimiter
         import aiolimiter.leakybucket
         assert aiolimiter is not original

@@ -34,6 +34,10 @@ cdef class Acquire:
     def cr_running(self):
         return False
 
+    @property
+    def cr_suspended(self):
+        return self.state != CREATED and self.state != DONE
+
     def __await__(self):
         return self
 
@@ -193,7 +197,7 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
     cdef int64_t wait
     if self.timeout is not None:
         if isinstance(self.timeout, Expiry):
-            patience = (<Expiry>self.timeout).patience
+            patience = (<Expiry>self.timeout).left()
         elif not self.block:
             raise ValueError(f"timeout={self.timeout!r} makes no sense with block=False")
         else:
@@ -210,7 +214,7 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
         if wait > patience:
             raise AcquireTimeout(_arguments.timed_out(self.amount), seconds(wait))
         self.timeout = new_expiry(patience)
-    if self.amount is not ONE:
+    if not PyLong_CheckExact(self.amount) and not PyFloat_CheckExact(self.amount):
         self.amount = amount_of(self.amount)
     try:
         limiter.enqueue(self, cost)

@@ -39,6 +39,10 @@ cdef class Expiry(Event):
         self.timer = waiter.link.timer
         return self.timer.schedule(&self.node, self.timer.now(0 if last == NEVER else last) + self.patience)
 
+    cdef int64_t left(self) except -1:
+        """The patience that is left of it, for a caller who has to ask again."""
+        return max(self.node.key - self.timer.now(self.node.key - self.patience), 0)
+
     cdef int leave(self) except -1:
         if self.node.place >= 0:
             self.timer.schedule(&self.node, NEVER)

@@ -73,7 +73,7 @@ def drains(max_rate: float, time_period: float, level: float) -> None:
 
 
 def too_much(caller: str, amount: object, limiter: Any) -> str:
-    bound = "max_rate" if limiter.burst is limiter.max_rate else "burst"
+    bound = "max_rate" if limiter.burst == limiter.max_rate else "burst"
     return f"{caller}(amount={amount!r}) exceeds {bound}={limiter.burst!r}"
 
 
@@ -88,7 +88,7 @@ def timed_out(amount: object) -> str:
 def describe(limiter: Any) -> str:
     """The limiter as the call that makes it."""
     text = f"max_rate={limiter.max_rate!r}, time_period={limiter.time_period!r}"
-    if limiter.burst is not limiter.max_rate:
+    if limiter.burst != limiter.max_rate:
         text += f", burst={limiter.burst!r}"
     if limiter.fair:
         text += ", fair=True"

@@ -11,23 +11,28 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from math import inf, isfinite
 from types import GenericAlias, TracebackType
 from typing import Any
 
-from aiolimiter_fast import _arguments, _loop_py
+from aiolimiter_fast import _arguments, _line_py, _loop_py
 from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
+from aiolimiter_fast._line_py import Admission, Watched, Window
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
-__all__ = ["AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "attach", "forked"]
+__all__ = [
+    "Admission", "AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "Watched", "Window", "attach", "forked",
+]  # fmt: skip
 
 REST = 10_000_000
 RESERVE = 8_000_000
 SECOND = 1_000_000_000
+
+ONE: Any = 1
 
 running_loop: Callable[[], Any]
 loop_timer: Callable[[Any], LoopTimer]
@@ -37,7 +42,7 @@ def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], 
     """Give the engine its event loops; called once by the waiting layer."""
     global running_loop, loop_timer
     running_loop = _loop_py.running_loop = get_running_loop
-    loop_timer = get_loop_timer
+    loop_timer = _line_py.loop_timer = get_loop_timer
 
 
 def amount_of(amount: Any) -> float:
@@ -85,17 +90,58 @@ class LeakyBucket:
         return self._leak.permits()
 
 
-class AsyncLimiter:
+class Blank:
+    """The state of a limiter before `__init__`; a class of its own, as `__new__` would hide the limiter's signature."""
+
+    __slots__ = (
+        "__weakref__", "_arrivals", "_burst", "_configurations", "_fair", "_generation", "_leak", "_limit", "_links",
+        "_lock", "_max_rate", "_newest", "_oldest", "_one", "_overtaken", "_queue", "_queued", "_time_period", "_timer",
+        "_waiting",
+    )  # fmt: skip
+
+    _lock: threading.RLock
+    _leak: Leak
+    _limit: float
+    _max_rate: float
+    _time_period: float
+    _burst: float | None
+    _fair: bool
+    # Cost of one permit; 0 where more than the burst.
+    _one: int
+    _timer: LoopTimer | None
+    # Entries (cost, arrival, waiter); those of waiters that have left are passed over.
+    _queue: list[tuple[int, int, Waiter]]
+    _waiting: int
+    _oldest: Waiter | None
+    _newest: Waiter | None
+    _overtaken: int
+    _queued: int
+    _arrivals: int
+    _configurations: int
+    _generation: int
+    _links: list[Link]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._lock = threading.RLock()
+        self._leak = Leak(1.0, 1.0, 1.0)
+        self._limit = -1.0
+        self._one = 0
+        self._fair = False
+        self._timer = self._oldest = self._newest = None
+        self._queue, self._links = [], []
+        self._waiting = self._overtaken = self._queued = self._arrivals = self._configurations = 0
+        self._generation = _loop_py.generation
+        return self
+
+
+class AsyncLimiter(Blank):
     """Limit how often code runs: a leaky bucket that asyncio tasks wait at.
 
     The documentation is that of the extension's class of the same name.
     """
 
-    __slots__ = (
-        "__weakref__", "_arrivals", "_burst", "_configurations", "_fair", "_generation", "_leak", "_limit", "_links",
-        "_lock", "_max_rate", "_newest", "_oldest", "_overtaken", "_queue", "_queued", "_time_period", "_timer",
-        "_waiting",
-    )  # fmt: skip
+    __slots__ = ()
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -104,34 +150,14 @@ class AsyncLimiter:
     ) -> None:
         if not isinstance(fair, bool):
             raise TypeError(f"fair must be a bool, got {fair!r}")
-        if getattr(self, "_waiting", 0):
+        if self._waiting:
             raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
-        self._timer: LoopTimer | None = None
-        self._leak = Leak(1.0, 1.0, 1.0)
-        self._lock = threading.RLock()
-        # Entries (cost, arrival, waiter); those of waiters that have left are passed over.
-        self._queue: list[tuple[int, int, Waiter]] = []
-        self._waiting = 0
-        self._oldest: Waiter | None = None
-        self._newest: Waiter | None = None
-        self._overtaken = 0
-        self._arrivals = 0
-        self._queued = 0
-        self._configurations = 0
-        self._generation = _loop_py.generation
-        self._links: list[Link] = []
-        self._limit = -1.0
         self._configure(max_rate, time_period, burst)
         self._fair = fair
 
-    def __getattr__(self, name: str) -> Any:
-        if name in AsyncLimiter.__slots__:
-            raise AttributeError(f"{type(self).__name__}.__init__ did not call AsyncLimiter.__init__")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     async def acquire(self, amount: float = 1, *, block: bool = True, timeout: float | None = None) -> None:
         """Take permits, waiting until there is room."""
-        cost = self._cost_of(amount, "acquire")
+        cost = (amount is ONE and self._one) or self._cost_of(amount, "acquire")
         patience = NEVER
         if timeout is not None:
             if not block:
@@ -140,13 +166,16 @@ class AsyncLimiter:
         while True:
             if self._decide(cost, True, block):
                 return
-            waiter = Waiter(self, amount_of(amount), cost)
             if not block:
                 raise LimitReached(_arguments.no_room(amount), self._estimate(cost) / SECOND)
             if patience != NEVER:
                 wait = 0 if self._served_within(cost, patience) else self._estimate(cost)
                 if wait > patience:
                     raise AcquireTimeout(_arguments.timed_out(amount), wait / SECOND)
+            if type(amount) is not int and type(amount) is not float:
+                amount = amount_of(amount)
+            waiter = Waiter(self, float(amount), cost)
+            if patience != NEVER:
                 waiter.expiry = Expiry(waiter, patience)
             try:
                 self._enqueue(waiter)
@@ -156,6 +185,9 @@ class AsyncLimiter:
                 raise
             if waiter.state in (WAITING, LOST):
                 waiter.abandon()  # somebody else resolved the future: ask again
+                cost = self._cost_of(amount, "acquire")
+                if waiter.expiry is not None:
+                    patience = waiter.expiry.left()
                 continue
             state, waiter.state = waiter.state, DONE
             if state == EXPIRED:
@@ -167,23 +199,27 @@ class AsyncLimiter:
 
     def try_acquire(self, amount: float = 1) -> bool:
         """Take permits if there is room now, and say whether; never waits. For any thread."""
-        return self._decide(self._cost_of(amount, "try_acquire"), True, False)
+        cost = (amount is ONE and self._one) or self._cost_of(amount, "try_acquire")
+        return self._decide(cost, True, False)
 
     def has_capacity(self, amount: float = 1) -> bool:
         """Tell whether the bucket has room for `amount` permits now, whoever waits; takes nothing."""
-        value = amount_of(amount)
-        self._bind()
-        with self._lock:
-            self._advance()
-            return value <= self._limit and self._leak.fits(self._leak.cost(value))
+        cost: int = amount is ONE and self._one
+        if not cost:
+            value = amount_of(amount)
+            if value > self._limit:
+                self._check_configured()
+                return False
+            cost = self._leak.cost(value)
+        return self._decide(cost, False, False, True)
 
     def wait_time(self, amount: float = 1) -> float:
         """Seconds until `amount` permits would be admitted, behind those who wait; 0.0 if now. Takes nothing."""
         cost = self._cost_of(amount, "wait_time")
         return 0.0 if self._decide(cost, False, False) else self._estimate(cost) / SECOND
 
-    async def __aenter__(self) -> None:
-        await self.acquire()
+    def __aenter__(self) -> Coroutine[Any, Any, None]:
+        return self.acquire()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -227,6 +263,7 @@ class AsyncLimiter:
         return self._fair
 
     def __repr__(self) -> str:
+        self._check_configured()
         with self._lock:
             self._advance()
             notes = f"level: {self._leak.permits():f}, waiters: {self._waiting}"
@@ -236,6 +273,7 @@ class AsyncLimiter:
         return f"<{_arguments.describe(self)} at {id(self):#x} [{notes}]>"
 
     def __getstate__(self) -> tuple[Any, ...]:
+        self._check_configured()
         with self._lock:
             if self._waiting:
                 raise TypeError(f"cannot pickle or copy {self!r} while tasks wait")
@@ -252,12 +290,17 @@ class AsyncLimiter:
         level = max(_arguments.number("level", level), 0.0)
         _arguments.drains(rate, period, max(limit, level))
         self._leak.configure(rate, period * SECOND, limit, level)
+        self._one = self._leak.cost(1.0) if limit >= 1.0 else 0
         self._leak.last = NEVER
         if attributes:
             self.__dict__.update(attributes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arguments.newobj, (type(self),), self.__getstate__()
+
+    def _check_configured(self) -> None:
+        if self._limit < 0.0:
+            raise AttributeError(f"{type(self).__name__}.__init__ did not call AsyncLimiter.__init__")
 
     def _configure(self, max_rate: float, time_period: float, burst: float | None) -> None:
         """Change rate, period or burst; keep the level, and plan those who wait anew."""
@@ -272,6 +315,7 @@ class AsyncLimiter:
             permit = float(self._leak.permit)
             self._leak.configure(rate, period * SECOND, limit, level)
             self._max_rate, self._time_period, self._burst, self._limit = max_rate, time_period, burst, limit
+            self._one = self._leak.cost(1.0) if limit >= 1.0 else 0
             waiters = self._waiters()
             self._configurations += 1
             self._overtaken, self._queued, passed = 0, 0, 0.0
@@ -303,17 +347,39 @@ class AsyncLimiter:
     def _cost_of(self, amount: Any, caller: str) -> int:
         value = amount_of(amount)
         if value > self._limit:
+            self._check_configured()
             raise ValueError(_arguments.too_much(caller, amount, self))
         return self._leak.cost(value)
 
-    def _decide(self, cost: int, take: bool, waits: bool) -> bool:
-        """Take `cost` if it is admitted now, and say so. `waits`: the caller will queue otherwise."""
+    def _decide(self, cost: int, take: bool, waits: bool, alone: bool = False) -> bool:
+        """Take `cost` if it is admitted now, and say so.
+
+        `waits`: the caller will queue otherwise; `alone`: as if nobody waited.
+        """
+        leak = self._leak
+        lock = self._lock
+        try:
+            # Half of what `with` costs; within the `try`, so that an interrupt upon it leaves nothing locked.
+            lock.acquire()
+            now = clock_ns()
+            timer = self._timer
+            # As nearly always: nobody waits, the loop is open, and its clock is the stock one.
+            if not self._waiting and timer is not None and (now < timer.trusted or timer.renew(now)):
+                leak.advance(now)
+                level = leak.level + cost
+                if level > leak.capacity:
+                    return False
+                if take:
+                    leak.level = level
+                return True
+        finally:
+            lock.release()
         self._bind()
         with self._lock:
             self._advance()
-            admitted = self._admits(cost, waits)
+            admitted = leak.fits(cost) if alone else self._admits(cost, waits)
             if admitted and take:
-                self._leak.level += cost
+                leak.level += cost
                 if self._newest is not None:
                     self._newest.passed += cost
                     self._overtaken += cost

@@ -17,6 +17,9 @@ from aiolimiter_fast._core.leaky import NEVER
 # How many waiters one turn of the loop wakes at most: their own steps run before the next turn.
 SLICE = 256
 
+# For so long (ns) a loop is believed to be open and to have the clock that it had when last looked at.
+TRUST = 5_000
+
 clock_ns = time.monotonic_ns
 CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
 
@@ -126,12 +129,14 @@ class LoopTimer:
 
     __slots__ = (
         "__weakref__", "armed", "fd", "generation", "handle", "heap", "lock", "loop_ref", "method", "order",
-        "scheduled",
+        "scheduled", "trusted",
     )  # fmt: skip
 
     def __init__(self, loop: Any, stock: bool) -> None:
         self.fd = -1
         self.armed = NEVER
+        # Until then the loop is believed to be open, and its clock to be the one that `clock_ns` reads.
+        self.trusted = UNKNOWN
         self.generation = generation
         self.lock = threading.RLock()
         self.loop_ref = ref(loop)
@@ -148,22 +153,31 @@ class LoopTimer:
         loop = self.loop_ref()
         return loop is None or loop.is_closed()
 
-    def has_stock_clock(self) -> bool:
-        """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
-        if self.method is None:
-            return False
+    def renew(self, now: int) -> bool:
+        """Whether the loop is open and its clock the stock one, by a new look."""
         loop = self.loop_ref()
-        if loop is None:
+        if loop is None or loop.is_closed() or not self.has_stock_clock(loop):
+            return False
+        self.trusted = now + TRUST
+        return True
+
+    def has_stock_clock(self, loop: Any = None) -> bool:
+        """Look whether the loop has its class's clock still: tests set a `time` of their own on the loop object."""
+        stock = self.method
+        if stock is None:
+            return False
+        if loop is None and (loop := self.loop_ref()) is None:
             return True
         method = loop.time
         if type(method) is MethodType:
-            return bool(method.__func__ is self.method)
+            return method.__func__ is stock
         return type(method) is BuiltinMethodType and method.__self__ is loop
 
     def now(self, otherwise: int) -> int:
         """The loop's time, or `otherwise` where its clock gives no sensible one."""
-        if self.has_stock_clock():
-            return clock_ns()
+        now = clock_ns()
+        if now < self.trusted or self.has_stock_clock():
+            return now
         loop = self.loop_ref()
         if loop is not None:
             reading: float = loop.time() * 1e9

@@ -48,20 +48,26 @@ class Link(Event):
 class Expiry(Event):
     """The end of one caller's patience, in the deadline heap of its loop."""
 
-    __slots__ = ("patience", "waiter")
+    __slots__ = ("end", "patience", "waiter")
 
     def __init__(self, waiter: Waiter, patience: int) -> None:
         super().__init__()
         self.waiter = waiter
         self.patience = patience
+        self.end = NEVER
 
     def enter(self) -> None:
         timer = self.waiter.link.timer
         last = self.waiter.limiter._leak.last
-        timer.schedule(self, timer.now(0 if last == NEVER else last) + self.patience)
+        self.end = timer.now(0 if last == NEVER else last) + self.patience
+        timer.schedule(self, self.end)
 
     def leave(self) -> None:
         self.waiter.link.timer.schedule(self, NEVER)
+
+    def left(self) -> int:
+        """The patience that is left of it, for a caller who has to ask again."""
+        return max(self.end - self.waiter.link.timer.now(self.end - self.patience), 0)
 
     def serve(self, budget: int) -> int:
         """Turn the caller away, unless there is room for it at the last moment."""

@@ -3,55 +3,97 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from aiolimiter_fast import errors
 from aiolimiter_fast._version import __version__
-from aiolimiter_fast.leaky import AsyncLimiter
 
-# Library -> its modules -> what they hold. The first module is the library itself.
-_ALIASES: dict[str, dict[str, dict[str, object]]] = {
-    "aiolimiter": {
+# A library's modules and what they are: one of ours, or what it holds. The first is the library itself.
+Modules = dict[str, "ModuleType | dict[str, object]"]
+
+_MARK = "__aiolimiter_fast__"
+
+
+def _aiolimiter() -> Modules:
+    from aiolimiter_fast.leaky import AsyncLimiter
+
+    return {
         "aiolimiter": {"AsyncLimiter": AsyncLimiter, "__version__": __version__, "__all__": ["AsyncLimiter"]},
         "aiolimiter.leakybucket": {
             "AsyncLimiter": AsyncLimiter,
             "LIMITER_REUSED_ACROSS_LOOPS_WARNING": errors.REUSED_ACROSS_LOOPS,
         },
-    },
-}
-_MARK = "__aiolimiter_fast__"
+    }
 
 
-def install(*, force: bool = False) -> tuple[str, ...]:
-    """Make `import aiolimiter`, anywhere in this process, give this package's limiter.
+def _pyrate_limiter() -> Modules:
+    package = import_module("aiolimiter_fast")
+    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "install"}
+    names = [name for name in package.__all__ if name not in own]
+    modules = (
+        "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
+        "abstracts.wrappers", "buckets", "buckets.in_memory_bucket", "buckets.mp_bucket", "buckets.state_bucket",
+        "clocks", "limiter", "limiter_factory", "utils",
+    )  # fmt: skip
+    return {
+        "pyrate_limiter": {**{name: getattr(package, name) for name in names}, "__all__": names},
+        **{f"pyrate_limiter.{name}": import_module(f"aiolimiter_fast.{name}") for name in modules},
+    }
 
-    Arguments: force replaces a library that is imported already; modules that hold its names keep them.
+
+_LIBRARIES: dict[str, Callable[[], Modules]] = {"aiolimiter": _aiolimiter, "pyrate_limiter": _pyrate_limiter}
+
+
+def install(*libraries: str, force: bool = False) -> tuple[str, ...]:
+    """Make `import aiolimiter` and `import pyrate_limiter`, anywhere in this process, give this package's classes.
+
+    Arguments:
+        libraries: "aiolimiter", "pyrate_limiter"; default both.
+        force: replace a library that is imported already; modules that hold its names keep them.
 
     Returns the module names taken. Calling it again changes nothing.
 
-    Raises RuntimeError, and takes no name, if one of the libraries is imported already and force is false.
+    Raises ValueError for another library, and RuntimeError if one is imported already and force is false; then no name
+    is taken.
     """
-    present = [library for library in _ALIASES if library in sys.modules and not hasattr(sys.modules[library], _MARK)]
+    for library in libraries:
+        if library not in _LIBRARIES:
+            raise ValueError(f"libraries must be among {', '.join(_LIBRARIES)}, got {library!r}")
+    wanted = libraries or tuple(_LIBRARIES)
+    present = [library for library in wanted if library in sys.modules and not _is_ours(library)]
     if present and not force:
         raise RuntimeError(
             f"install() must come before the first import of {', '.join(present)};"
             " force=True replaces it for imports from now on"
         )
     taken: list[str] = []
-    for modules in _ALIASES.values():
-        for name, contents in modules.items():
+    for library in wanted:
+        known = _is_ours(library)
+        for name, contents in _LIBRARIES[library]().items():
             taken.append(name)
-            if hasattr(sys.modules.get(name), _MARK):
-                continue
-            module = ModuleType(name, f"aiolimiter_fast under the name {name}.")
-            module.__spec__ = ModuleSpec(name, None, is_package=name in _ALIASES)
-            module.__dict__.update(contents)
-            setattr(module, _MARK, True)
-            sys.modules[name] = module
-            parent, _, child = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], child, module)
-            else:
-                module.__path__ = []  # a package without files: what is not listed above does not exist
+            if not known:
+                _take(name, contents, is_library=name == library)
     return tuple(taken)
+
+
+def _is_ours(library: str) -> bool:
+    return hasattr(sys.modules.get(library), _MARK)
+
+
+def _take(name: str, contents: ModuleType | dict[str, object], *, is_library: bool) -> None:
+    if isinstance(contents, ModuleType):
+        module = contents
+    else:
+        module = ModuleType(name, f"aiolimiter_fast under the name {name}.")
+        module.__spec__ = ModuleSpec(name, None, is_package=is_library)
+        module.__dict__.update(contents)
+        setattr(module, _MARK, True)
+        if is_library:
+            module.__path__ = []  # a package without files: what is not listed above does not exist
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)

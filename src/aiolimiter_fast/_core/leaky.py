@@ -39,10 +39,13 @@ class Leak:
     def advance(self, now: int) -> None:
         start = self.last
         if now > start:
-            if start != self.latest and now > self.latest:
-                start = self.latest
-            self.level = max(self.level - (now - start) * self.drain, 0)
-        if now > self.latest or start == NEVER:
+            if now > self.latest:
+                start, self.latest = self.latest, now
+            level = self.level
+            if level:
+                leaked = (now - start) * self.drain
+                self.level = level - leaked if level > leaked else 0
+        elif start == NEVER:
             self.latest = now
         self.last = now
 

@@ -1,0 +1,498 @@
+"""The sliding-window log, and the limiters' way into it. Included by `_bucket.pyx`."""
+
+
+@cython.no_gc_clear
+cdef class Window(Line):
+    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+
+    Instants and intervals are integer nanoseconds, weights whole units. An entry counts for as long as it is no more
+    than one interval old. `take` and `append` are told the time; those who wait go by the clock of the line.
+
+    Source of the algorithm: the sliding-window log, kept as run lengths in one ring.
+    """
+    cdef window_t log
+    cdef int64_t units            # in the log
+    cdef int64_t gone             # that have left it since `leak` was called last
+    cdef bint leaks               # nobody will call `leak`
+    cdef list rates_              # the caller's own objects, one per rate
+    cdef unsigned long seen       # `changes` when they were read
+    cdef object failing           # of these the one that refused last; None after an admission
+    cdef object last_wait         # for the caller to note what that meant
+
+    def __cinit__(self, *args, **kwargs):
+        self.seen = changes - 1
+
+    def __dealloc__(self):
+        cdef int64_t number
+        for number in range(self.log.first, self.log.next):
+            Py_XDECREF(<PyObject*>self.log.names[window_slot(&self.log, number)])
+        window_free(&self.log)
+
+    cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
+        window_advance(&self.log, now)
+        return window_due(&self.log, weight)
+
+    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+        cdef uint32_t part
+        cdef Py_ssize_t slot
+        self.expire()
+        if type(name) is not str:
+            name = str(name)
+        while weight > 0:
+            part = <uint32_t>min(weight, HEAVIEST)
+            if not window_reserve(&self.log):
+                raise MemoryError
+            window_append(&self.log, now, part, <void*>name)
+            Py_INCREF(name)
+            weight -= part
+            self.units += part
+        return 0
+
+    cdef int refund(self, int64_t weight, int64_t instant) except -1:
+        cdef int64_t number = window_find(&self.log, instant)
+        cdef uint32_t part
+        cdef Py_ssize_t slot
+        while weight > 0 and number < self.log.next:
+            slot = window_slot(&self.log, number)
+            part = <uint32_t>min(weight, <int64_t>self.log.weights[slot])
+            window_take_back(&self.log, number, part)
+            self.units -= part
+            weight -= part
+            number += 1
+        number = self.log.next
+        while number > self.log.first and self.log.weights[window_slot(&self.log, number - 1)] == 0:
+            number -= 1
+            self.forget_name(number)
+        window_trim(&self.log)
+        return 0
+
+    cdef int64_t bound(self) noexcept:
+        return self.log.rates[0].limit if self.log.count else 0
+
+    cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
+        """Play the line through: each waiter's permits join the log at the instant when they fit."""
+        cdef Py_ssize_t n = 0, size = self.waiting + 1
+        cdef Py_ssize_t i
+        cdef int64_t instant = now
+        cdef int64_t number
+        cdef void* place = self.first
+        cdef int64_t* instants = <int64_t*>PyMem_RawMalloc(2 * size * sizeof(int64_t))
+        cdef int64_t* weights = instants + size
+        cdef window_rate* rates = <window_rate*>PyMem_RawMalloc(max(self.log.count, 1) * sizeof(window_rate))
+        cdef window_rate* rate
+        cdef int64_t units
+        if instants == NULL or rates == NULL:
+            PyMem_RawFree(instants)
+            PyMem_RawFree(rates)
+            raise MemoryError
+        window_advance(&self.log, now)
+        for i in range(self.log.count):
+            rates[i] = self.log.rates[i]
+        while instant != NEVER and n < size:
+            units = (<Waiter>place).weight if place != NULL else weight
+            for i in range(self.log.count):
+                rate = &rates[i]
+                if units > rate.limit:
+                    instant = NEVER if place == NULL or place == <void*>last else instant  # others go without it
+                    units = 0
+                    break
+            for i in range(self.log.count):
+                rate = &rates[i]
+                while units > rate.limit - rate.used:
+                    number = rate.tail - self.log.next
+                    if number < 0:
+                        rate.used -= self.log.weights[window_slot(&self.log, rate.tail)]
+                        instant = max(instant, self.log.times[window_slot(&self.log, rate.tail)] + rate.interval + 1)
+                    else:
+                        rate.used -= weights[number]
+                        instant = max(instant, instants[number] + rate.interval + 1)
+                    rate.tail += 1
+            for i in range(self.log.count):
+                rates[i].used += units
+            instants[n], weights[n] = instant, units
+            n += 1
+            if place == NULL or place == <void*>last:
+                break
+            place = (<Waiter>place).later
+        PyMem_RawFree(instants)
+        PyMem_RawFree(rates)
+        return instant
+
+    cdef int forget_name(self, int64_t number) except -1:
+        cdef Py_ssize_t slot = window_slot(&self.log, number)
+        cdef PyObject* name = <PyObject*>self.log.names[slot]
+        self.log.names[slot] = NULL
+        Py_XDECREF(name)
+        return 0
+
+    cdef int64_t forget(self, int64_t number) except -1:
+        """Forget the entries before `number`, and say how many units that were."""
+        cdef int64_t units
+        cdef int64_t entry
+        for entry in range(self.log.first, number):
+            self.forget_name(entry)
+        units = window_drop(&self.log, number)
+        self.units -= units
+        return units
+
+    cdef inline int expire(self) except -1:
+        """Forget what the longest window has been moved past."""
+        cdef int64_t units
+        if self.log.count and self.log.first < self.log.rates[self.log.count - 1].tail:
+            units = self.forget(self.log.rates[self.log.count - 1].tail)
+            if not self.leaks:
+                self.gone += units
+        return 0
+
+    cdef int deny(self, int64_t weight) except -1:
+        cdef Py_ssize_t rate = window_failing(&self.log, weight)
+        self.failing = self.rates_[rate] if rate >= 0 else None
+        self.last_wait = None
+        return 0
+
+    cdef inline int admit(self) except -1:
+        if self.failing is not None:
+            self.failing = self.last_wait = None
+        return 0
+
+    def _configure(self, list rates, list limits, list intervals):
+        """Set the rates by rising interval (limits in units, intervals in ns); the log stays, and waiters are replanned.
+
+        What has left the longest window so far is not known any more.
+        """
+        cdef Py_ssize_t i
+        cdef Py_ssize_t count = len(rates)
+        cdef int64_t number
+        cdef bint changed
+        cdef window_rate* table = <window_rate*>PyMem_RawMalloc(max(count, 1) * sizeof(window_rate))
+        if table == NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                table[i].limit, table[i].interval, table[i].used = limits[i], intervals[i], 0
+                if isinstance(rates[i], Watched):
+                    (<Watched>rates[i]).relied = True
+            with cython.critical_section(self):
+                self.seen = changes
+                changed = count != self.log.count
+                for i in range(count):
+                    changed |= (
+                        changed or rates[i] is not self.rates_[i] or table[i].limit != self.log.rates[i].limit
+                        or table[i].interval != self.log.rates[i].interval
+                    )
+                if not changed:
+                    return
+                for i in range(count):
+                    table[i].tail = self.log.first
+                    for number in range(self.log.first, self.log.next):
+                        table[i].used += self.log.weights[window_slot(&self.log, number)]
+                self.log.rates, table = table, self.log.rates
+                self.log.count = count
+                self.rates_ = rates
+                self.failing = self.last_wait = None
+                self.replan()
+        finally:
+            PyMem_RawFree(table)
+
+    cdef int replan(self) except -1:
+        """Serve and plan anew those who wait, after a change."""
+        cdef int64_t now
+        if self.waiting:
+            now = self.now()
+            self.release(now, SLICE)
+            self.plan(now)
+        return 0
+
+    def _is_current(self):
+        """Whether no object that anybody relies on was changed since the rates were read."""
+        return self.seen == changes
+
+    def _take(self, name, int64_t weight, int64_t now):
+        """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        with cython.critical_section(self):
+            window_advance(&self.log, now)
+            if window_failing(&self.log, weight) >= 0:
+                self.deny(weight)
+                return self.failing
+            self.charge(weight, name, now)
+            self.admit()
+
+    def _append(self, name, int64_t weight, int64_t now):
+        """Enter an item, whatever the rates say."""
+        cdef int64_t longest
+        with cython.critical_section(self):
+            if not window_reserve(&self.log):
+                raise MemoryError
+            if type(name) is not str:
+                name = str(name)
+            window_append(&self.log, now, <uint32_t>min(weight, HEAVIEST), <void*>name)
+            Py_INCREF(name)
+            self.units += min(weight, HEAVIEST)
+
+    def _rate_due(self, int64_t weight, rate, int64_t now):
+        """The instant at which `rate` alone has room for `weight`."""
+        with cython.critical_section(self):
+            window_advance(&self.log, now)
+            return window_rate_due(&self.log, &self.log.rates[self.rates_.index(rate)], weight)
+
+    def _count_since(self, int64_t instant):
+        """Units at or after an instant."""
+        cdef int64_t number, units = 0
+        with cython.critical_section(self):
+            for number in range(window_find(&self.log, instant), self.log.next):
+                units += self.log.weights[window_slot(&self.log, number)]
+        return units
+
+    def _leak(self, int64_t instant):
+        """Forget what is older than an instant; return the units that have gone since the last call."""
+        with cython.critical_section(self):
+            gone, self.gone = self.gone, 0
+            return gone + self.forget(window_find(&self.log, instant))
+
+    def _unit(self, Py_ssize_t index):
+        """The (name, instant, weight) that the unit at `index` belongs to, 0 the newest, -1 the oldest; or None."""
+        cdef int64_t number
+        cdef int64_t left = index if index >= 0 else -1 - index
+        cdef int64_t step = -1 if index >= 0 else 1
+        if index <= -self.units:
+            return None
+        with cython.critical_section(self):
+            number = self.log.next - 1 if index >= 0 else self.log.first
+            while self.log.first <= number < self.log.next:
+                left -= self.log.weights[window_slot(&self.log, number)]
+                if left < 0:
+                    return self.entry(number)
+                number += step
+        return None
+
+    def _entries(self):
+        """All (name, instant, weight), the oldest first."""
+        cdef int64_t number
+        with cython.critical_section(self):
+            return [
+                self.entry(number) for number in range(self.log.first, self.log.next)
+                if self.log.weights[window_slot(&self.log, number)]
+            ]
+
+    cdef tuple entry(self, int64_t number):
+        cdef Py_ssize_t slot = window_slot(&self.log, number)
+        return <object>self.log.names[slot], self.log.times[slot], self.log.weights[slot]
+
+    def _units(self):
+        """Units in the log, and those that have gone since `leak` was called last."""
+        return self.units + self.gone
+
+    def _clear(self):
+        """Forget everything."""
+        with cython.critical_section(self):
+            self.forget(self.log.next)
+            self.gone = 0
+            self.failing = self.last_wait = None
+            self.replan()
+
+    def _wait_time(self, int64_t weight):
+        """Nanoseconds until a newcomer would be admitted, behind those who wait; -1 if never."""
+        cdef int64_t now, due
+        with cython.critical_section(self):
+            now = self.now()
+            due = self.foresee(None, weight, now)
+            return -1 if due == NEVER else due - now
+
+    def _room(self):
+        """Units that each rate has left now."""
+        cdef Py_ssize_t i
+        with cython.critical_section(self):
+            window_advance(&self.log, self.now())
+            return [max(self.log.rates[i].limit - self.log.rates[i].used, 0) for i in range(self.log.count)]
+
+    def _deny(self, rate, wait):
+        """Note which rate refused an item, and what the caller makes of that; None and None for an admission."""
+        self.failing, self.last_wait = rate, wait
+
+    def _denial(self):
+        return self.failing, self.last_wait
+
+    @property
+    def _leaks(self):
+        return self.leaks
+
+    @_leaks.setter
+    def _leaks(self, bint leaks):
+        self.leaks = leaks
+        self.gone = 0
+
+
+(<TypeSlots*>Window).tp_clear = <void*>line_clear
+
+
+cdef enum:
+    RELIED = 6    # objects whose types a fast path looks at
+
+
+cdef class Admission(Watched):
+    """The way into a window for the calls that need nothing else; the rest goes to `_acquire` and its like.
+
+    `_rely` says that the calls of this limiter come to nothing but the window, as long as none of the objects named
+    there, nor its class, is changed.
+    """
+    cdef Window window
+    cdef bint decided             # that the calls come to nothing but `window`
+    cdef unsigned long seen       # `changes` when it was decided
+    cdef tuple relied_on
+    cdef TypeSlots* types[RELIED]
+    cdef unsigned int versions[RELIED]
+    cdef Py_ssize_t count
+    cdef long long admitted
+    cdef long long refused
+    cdef int64_t waited           # ns
+
+    def _rely(self, Window window, clock, *objects):
+        """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns)."""
+        cdef Py_ssize_t i
+        if len(objects) > RELIED:
+            raise ValueError(f"{len(objects)} objects are more than {RELIED}")
+        self.decided = True
+        for i, relied in enumerate(objects):
+            if isinstance(relied, Watched):
+                (<Watched>relied).relied = True
+            self.types[i] = Py_TYPE(relied)
+            self.versions[i] = self.types[i].tp_version_tag
+            if self.versions[i] == 0:  # the type has no version: decide anew each time
+                self.decided = False
+        self.count = len(objects)
+        self.relied_on = objects
+        self.seen = changes
+        window.clock = clock
+        self.window = window
+
+    cdef inline bint is_fast(self) noexcept:
+        """Whether nothing that the decision was based on has changed."""
+        cdef Py_ssize_t i
+        if not self.decided or self.seen != changes:
+            return False
+        for i in range(self.count):
+            if self.types[i].tp_version_tag != self.versions[i]:
+                return False
+        return True
+
+    def try_acquire(self, name="pyrate", weight=1, blocking=True, timeout=-1):
+        """Take permits, waiting in this thread until there is room.
+
+        Arguments:
+            name: which bucket, where the limiter has several; it is noted with the permits.
+            weight: permits, 0 or more; 0 is free.
+            blocking: False decides at once.
+            timeout: seconds to wait at most, 0 or more; -1 waits as long as it takes. Only with blocking=True.
+
+        Returns True if they were taken; False if they were not: there is no room (blocking=False), there was none
+        before the timeout ended, or there never is, as weight exceeds the limit. With an asynchronous bucket or
+        factory, an awaitable of that.
+
+        Raises ValueError (timeout), RuntimeError (a timeout with blocking=False), AssertionError (weight below 0),
+        TypeError.
+        """
+        cdef int64_t weight_, patience
+        cdef int decision
+        cdef bint waits
+        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+            return self._acquire(name, weight, blocking, timeout)
+        waits = blocking is True and patience > 0
+        decision = self.decide(weight_, name, waits)
+        if decision == 0 and waits:
+            return self._block(name, weight, timeout)
+        return decision == 1
+
+    def try_acquire_async(self, name="pyrate", weight=1, blocking=True, timeout=-1):
+        """Take permits, waiting in this task until there is room: `try_acquire` for asyncio.
+
+        The arguments, the result and the errors are those of `try_acquire`. Nothing is taken before it is awaited, nor
+        if it is cancelled.
+        """
+        cdef int64_t weight_, patience
+        cdef Waiter waiter
+        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+            return self._acquire_async(name, weight, blocking, timeout)
+        return self.waiter(name, weight_, blocking is True, patience)
+
+    cdef inline Waiter waiter(self, object name, int64_t weight, bint block, int64_t patience):
+        cdef Waiter waiter = Waiter.__new__(Waiter)
+        waiter.limiter = self
+        waiter.line = self.window
+        waiter.name = name
+        waiter.weight = weight
+        waiter.patience = patience
+        waiter.block = block
+        waiter.state = CREATED
+        return waiter
+
+    def _wait(self, name, int64_t weight, bint block, int64_t patience):
+        """The awaitable of a call; patience in ns, below 0 without end."""
+        return self.waiter(name, weight, block, patience if patience >= 0 else NEVER)
+
+    def _decide(self, name, int64_t weight, bint waits):
+        """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
+        return self.decide(weight, name, waits)
+
+    cdef int decide(self, int64_t weight, object name, bint waits) except -2:
+        """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
+        cdef Window window = self.window
+        cdef int decision
+        with cython.critical_section(window):
+            decision = window.enter(weight, name, window.now(), waits)
+            if decision == 1:
+                self.admitted += 1
+                window.admit()
+            else:
+                window.deny(weight)
+                if not waits or decision < 0:
+                    self.refused += 1
+        return decision
+
+    def _sleep(self, name, int64_t weight, int64_t patience):
+        """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
+        cdef Waiter waiter = self.waiter(name, weight, True, patience if patience >= 0 else NEVER)
+        waiter.state = DONE
+        return call_sleep(waiter)
+
+    def _note(self, bint admitted, int64_t waited):
+        self.note(admitted, waited)
+
+    cdef int note(self, bint admitted, int64_t waited) except -1:
+        with cython.critical_section(self):
+            if admitted:
+                self.admitted += 1
+            else:
+                self.refused += 1
+            self.waited += waited
+        return 0
+
+    def _counts(self):
+        """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
+        cdef Py_ssize_t waiting = 0 if self.window is None else self.window.waiting
+        return self.admitted, self.refused, waiting, seconds(self.waited)
+
+
+cdef inline bint is_plain_call(
+    object weight, object blocking, object timeout, int64_t* weight_, int64_t* patience
+) except -1:
+    """Read the arguments of a call that nothing is wrong with; all others are for the slow path to judge."""
+    cdef int overflow = 0
+    cdef double limit
+    if weight is ONE:
+        weight_[0] = 1
+    elif PyLong_CheckExact(weight):
+        weight_[0] = PyLong_AsLongLongAndOverflow(weight, &overflow)
+        if overflow or not 0 < weight_[0] <= MOST:
+            return False
+    else:
+        return False
+    if timeout is MINUS_ONE:
+        patience[0] = NEVER
+        return blocking is True or blocking is False
+    if blocking is not True or not (PyFloat_CheckExact(timeout) or PyLong_CheckExact(timeout)):
+        return False
+    limit = timeout
+    if not 0.0 <= limit < 4e9:
+        return False
+    patience[0] = <int64_t>(limit * SECOND)
+    return True

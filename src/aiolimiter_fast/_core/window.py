@@ -1,0 +1,143 @@
+"""The twin of `window.pxd`: the sliding-window log, told the time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+from aiolimiter_fast._core.leaky import NEVER
+
+# Entries at the front of the lists that may be dead before they are cut off.
+SLACK = 64
+
+
+class RateWindow:
+    """One rate, and what of the log is inside its window."""
+
+    __slots__ = ("interval", "limit", "tail", "used")
+
+    def __init__(self, limit: int, interval: int) -> None:
+        self.limit = limit
+        self.interval = interval
+        # Units of the entries from `tail` on, and the place of the first of them.
+        self.used = 0
+        self.tail = 0
+
+
+class WindowLog:
+    """Entries (time, weight, name) for any number of stacked rates by rising interval."""
+
+    __slots__ = ("first", "names", "rates", "times", "units", "weights")
+
+    def __init__(self) -> None:
+        self.rates: list[RateWindow] = []
+        self.times: list[int] = []
+        self.weights: list[int] = []
+        self.names: list[Any] = []
+        # Place of the first entry that is not forgotten.
+        self.first = 0
+        self.units = 0
+
+    def configure(self, rates: list[RateWindow]) -> None:
+        for rate in rates:
+            rate.used, rate.tail = self.units, self.first
+        self.rates = rates
+
+    def advance(self, now: int) -> None:
+        """Move every rate past the entries that have left its window."""
+        times, size = self.times, len(self.times)
+        for rate in self.rates:
+            bound = now - rate.interval
+            while rate.tail < size and times[rate.tail] < bound:
+                rate.used -= self.weights[rate.tail]
+                rate.tail += 1
+
+    def failing(self, weight: int) -> int:
+        """The first rate that has no room for `weight`, -1 if all have."""
+        for index, rate in enumerate(self.rates):
+            if weight > rate.limit - rate.used:
+                return index
+        return -1
+
+    def rate_due(self, rate: RateWindow, weight: int) -> int:
+        """The first instant at which one rate has room for `weight`; NEVER, or 0 if it has it now."""
+        excess = weight - (rate.limit - rate.used)
+        if excess <= 0:
+            return 0
+        if weight > rate.limit:
+            return NEVER
+        place = rate.tail
+        while True:
+            excess -= self.weights[place]
+            if excess <= 0:
+                return self.times[place] + rate.interval + 1
+            place += 1
+
+    def due(self, weight: int) -> int:
+        return max((self.rate_due(rate, weight) for rate in self.rates), default=0)
+
+    def append(self, now: int, weight: int, name: Any) -> None:
+        """Enter an entry. A clock that went back does not make it older."""
+        self.times.append(max(now, self.times[-1]) if len(self.times) > self.first else now)
+        self.weights.append(weight)
+        self.names.append(name)
+        self.units += weight
+        for rate in self.rates:
+            rate.used += weight
+
+    def forget(self, place: int) -> int:
+        """Forget the entries before `place`, and say how many units that were."""
+        units = sum(self.weights[self.first : place])
+        for rate in self.rates:
+            if rate.tail < place:
+                rate.used -= sum(self.weights[rate.tail : place])
+                rate.tail = place
+        self.first = max(self.first, place)
+        self.units -= units
+        if self.first > SLACK and 2 * self.first > len(self.times):
+            for rate in self.rates:
+                rate.tail -= self.first
+            del self.times[: self.first], self.weights[: self.first], self.names[: self.first]
+            self.first = 0
+        return units
+
+    def find(self, instant: int) -> int:
+        """The place of the first entry at or after `instant`."""
+        return bisect_left(self.times, instant, self.first)
+
+    def take_back(self, weight: int, instant: int) -> None:
+        """Take out what was entered at `instant`."""
+        place = self.find(instant)
+        while weight > 0 and place < len(self.times):
+            part = min(weight, self.weights[place])
+            for rate in self.rates:
+                if rate.tail <= place:
+                    rate.used -= part
+            self.weights[place] -= part
+            self.units -= part
+            weight -= part
+            place += 1
+        while len(self.times) > self.first and not self.weights[-1]:
+            for entries in (self.times, self.weights, self.names):
+                entries.pop()  # type: ignore[attr-defined]
+        for rate in self.rates:
+            rate.tail = min(rate.tail, len(self.times))
+
+    def entries(self) -> Iterator[tuple[Any, int, int]]:
+        """All (name, time, weight), the oldest first."""
+        for place in range(self.first, len(self.times)):
+            if self.weights[place]:
+                yield self.names[place], self.times[place], self.weights[place]
+
+    def unit(self, index: int) -> tuple[Any, int, int] | None:
+        """The entry of the unit at `index`: 0 is the newest, -1 the oldest."""
+        if index <= -self.units:
+            return None
+        left = index if index >= 0 else -1 - index
+        places = range(self.first, len(self.times))
+        for place in reversed(places) if index >= 0 else places:
+            left -= self.weights[place]
+            if left < 0:
+                return self.names[place], self.times[place], self.weights[place]
+        return None

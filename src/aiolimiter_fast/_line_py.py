@@ -1,0 +1,541 @@
+"""The twin of `_bucket/line.pxi` and `_bucket/window.pxi`: callers in order of arrival at a sliding-window log."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from aiolimiter_fast import _loop_py
+from aiolimiter_fast._core.leaky import NEVER
+from aiolimiter_fast._core.window import RateWindow, WindowLog
+from aiolimiter_fast._forking import deciding
+from aiolimiter_fast._loop_py import SLICE, Event, LoopTimer, clock_ns
+from aiolimiter_fast._waiter_py import CREATED, DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING
+
+# Nanoseconds that a thread sleeps at a time, at most: platforms bound it.
+LONGEST_SLEEP = 86_400_000_000_000
+
+loop_timer: Callable[[Any], LoopTimer]
+
+
+class Watched:
+    """An object whose attributes a fast path of the extension may rely on; the twin looks each time."""
+
+    __slots__ = ()
+
+
+class Ticket(Event):
+    """A line's entry in the deadline heap of one loop: when the first in line is due."""
+
+    __slots__ = ("line", "timer", "waiting")
+
+    def __init__(self, timer: LoopTimer) -> None:
+        super().__init__()
+        # None while nobody of this loop waits.
+        self.line: Window | None = None
+        self.timer = timer
+        self.waiting = 0
+
+    def serve(self, budget: int) -> int:
+        line = self.line
+        assert line is not None
+        with deciding:
+            now = line._now()
+            woken = line._release(now, budget)
+            line._plan(now)
+        return woken
+
+    def lose(self) -> None:
+        if self.line is not None:
+            self.line._drop(True)
+
+
+class Patience(Event):
+    """The end of one task's patience, in the deadline heap of its loop."""
+
+    __slots__ = ("timer", "waiter")
+
+    def __init__(self, timer: LoopTimer, waiter: Waiter) -> None:
+        super().__init__()
+        self.timer = timer
+        self.waiter = waiter
+
+    def serve(self, budget: int) -> int:
+        """Turn the caller away, unless there is room for it at the last moment."""
+        waiter = self.waiter
+        line = waiter.line
+        with deciding:
+            now = line._now()
+            woken = line._release(now, SLICE)
+            if waiter.state == WAITING:
+                line._remove(waiter)
+                waiter.state = EXPIRED
+                waiter.wake(_loop_py.running_loop())
+            line._plan(now)
+        return woken
+
+
+class Waiter:
+    """A caller in the line: a task by its future, a thread by a lock."""
+
+    __slots__ = (
+        "expiry", "future", "granted", "line", "name", "patience", "since", "sleeps_until", "state", "ticket", "weight",
+    )  # fmt: skip
+
+    def __init__(self, line: Window, name: Any, weight: int, patience: int) -> None:
+        self.line = line
+        self.name = name
+        self.weight = weight
+        self.patience = patience
+        self.state = CREATED
+        self.ticket: Ticket | None = None
+        self.expiry: Patience | None = None
+        self.future: Any = None
+        self.since = self.granted = self.sleeps_until = 0
+
+    def resolve(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def wake(self, here: Any) -> bool:
+        """Let the caller run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
+        try:
+            if self.ticket is None:
+                if self.future.locked():
+                    self.future.release()
+                return True
+            loop = self.ticket.timer.loop_ref()
+            if loop is None:
+                return False
+            if loop is here:
+                self.future.set_result(None)
+            else:
+                loop.call_soon_threadsafe(self.resolve)
+        except Exception:  # the future is cancelled, or its loop closed
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Leave the line, or give back what was granted and not used."""
+        line = self.line
+        with deciding:
+            state, self.state = self.state, DONE
+            if state == WAITING:
+                line._remove(self)
+                self.state = DONE
+            elif state == GRANTED:
+                line._log.take_back(self.weight, self.granted)
+            if line._line:
+                now = line._now()
+                line._release(now, SLICE)
+                line._plan(now)
+
+
+class Window(Watched):
+    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+
+    The documentation is that of the extension's class of the same name.
+    """
+
+    __slots__ = (
+        "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed", "_rate_objects",
+        "_tickets",
+    )  # fmt: skip
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._clock_ns = None
+        self._generation = _loop_py.generation
+        self._gone = 0
+        self._last_denial = (None, None)
+        self._leaks_ = False
+        self._line = OrderedDict()
+        self._log = WindowLog()
+        self._passed = 0
+        self._rate_objects = []
+        self._tickets = []
+        return self
+
+    _clock_ns: Callable[[], int] | None
+    _generation: int
+    _gone: int
+    _last_denial: tuple[Any, Any]
+    _leaks_: bool
+    _line: OrderedDict[Waiter, None]
+    _log: WindowLog
+    _passed: int
+    _rate_objects: list[Any]
+    _tickets: list[Ticket]
+
+    def _now(self) -> int:
+        return clock_ns() if self._clock_ns is None else self._clock_ns()
+
+    def _due(self, weight: int, now: int) -> int:
+        self._log.advance(now)
+        return self._log.due(weight)
+
+    def _charge(self, weight: int, name: Any, now: int) -> None:
+        log = self._log
+        if log.first < log.rates[-1].tail:
+            units = log.forget(log.rates[-1].tail)
+            if not self._leaks_:
+                self._gone += units
+        log.append(now, weight, name if type(name) is str else str(name))
+
+    def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
+        """Take `weight` if it is admitted now: 1; 0 if not, -1 if never. `waits`: the caller will queue otherwise."""
+        if self._line:
+            if self._generation != _loop_py.generation:
+                self._drop(False)
+            elif self._release(now, SLICE):
+                self._plan(now)
+        due = self._due(weight, now)
+        if due > now:
+            return -1 if due == NEVER else 0
+        if self._line:
+            if waits or weight > self._log.rates[0].limit - self._passed:
+                return 0
+            self._passed += weight
+        self._charge(weight, name, now)
+        return 1
+
+    def _first(self) -> Waiter:
+        return next(iter(self._line))
+
+    def _enqueue(self, waiter: Waiter, now: int) -> None:
+        if not self._line:
+            self._generation = _loop_py.generation
+            self._passed = 0
+        self._line[waiter] = None
+        waiter.state = WAITING
+        waiter.since = now
+        if waiter.ticket is not None:
+            waiter.ticket.waiting += 1
+            waiter.ticket.line = self
+
+    def _remove(self, waiter: Waiter) -> None:
+        if waiter is self._first():
+            self._passed = 0
+        del self._line[waiter]
+        waiter.state = LOST
+        if waiter.ticket is not None:
+            waiter.ticket.waiting -= 1
+        if waiter.expiry is not None:
+            waiter.expiry.timer.schedule(waiter.expiry, NEVER)
+
+    def _release(self, now: int, budget: int) -> int:
+        """Serve those whose time has come, in order, and wake them; say how many."""
+        woken = 0
+        here = _loop_py.running_loop()
+        while self._line and woken < budget:
+            waiter = self._first()
+            due = self._due(waiter.weight, now)
+            if now < due < NEVER:
+                break
+            self._remove(waiter)
+            if due == NEVER:  # since a change of rates
+                waiter.state = REFUSED
+                waiter.wake(here)
+                continue
+            self._charge(waiter.weight, waiter.name, now)
+            waiter.state = GRANTED
+            waiter.granted = now
+            if waiter.wake(here):
+                woken += 1
+            else:
+                waiter.state = LOST
+                self._log.take_back(waiter.weight, now)
+        return woken
+
+    def _plan(self, now: int) -> None:
+        """See that whoever is first is served in time: by every loop that waits here, or by its own thread."""
+        deadline = NEVER
+        if self._line:
+            waiter = self._first()
+            deadline = self._due(waiter.weight, now)
+            if waiter.ticket is None and deadline < waiter.sleeps_until:
+                waiter.sleeps_until = deadline
+                waiter.wake(None)
+        for ticket in self._tickets:
+            timer = ticket.timer
+            if ticket.waiting == 0:
+                timer.schedule(ticket, NEVER)
+                ticket.line = None
+            elif deadline == NEVER or (self._clock_ns is None and timer.has_stock_clock()):
+                timer.schedule(ticket, deadline)
+            else:
+                timer.schedule(ticket, timer.now(0) + max(deadline - now, 0))
+
+    def _ticket(self, timer: LoopTimer) -> Ticket:
+        for ticket in self._tickets:
+            if ticket.timer is timer:
+                return ticket
+        ticket = Ticket(timer)
+        self._tickets = [entry for entry in self._tickets if not entry.timer.is_closed()]
+        self._tickets.append(ticket)
+        return ticket
+
+    def _drop(self, closed_only: bool) -> None:
+        """Forget waiters whose loop is closed, or all where the process was forked."""
+        with deciding:
+            for waiter in list(self._line):
+                lost = waiter.ticket is not None and waiter.ticket.timer.is_closed()
+                if (lost or not closed_only) and waiter.state == WAITING:
+                    self._remove(waiter)
+            if not closed_only:
+                self._tickets = []
+            self._plan(self._now())
+
+    def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
+        """Play the line through: each waiter's permits join the log at the instant when they fit."""
+        log, size, instant = self._log, len(self._log.times), now
+        log.advance(now)
+        ahead: list[tuple[int, int]] = []
+        tails = [[rate.tail, rate.used] for rate in log.rates]
+        for waiter in [*self._line, None]:
+            units = weight if waiter is None else waiter.weight
+            if any(units > rate.limit for rate in log.rates):
+                if waiter is last:
+                    return NEVER
+                units = 0
+            for rate, tail in zip(log.rates, tails, strict=True):
+                while units > rate.limit - tail[1]:
+                    place = tail[0] - size
+                    time, gone = (log.times[tail[0]], log.weights[tail[0]]) if place < 0 else ahead[place]
+                    instant = max(instant, time + rate.interval + 1)
+                    tail[1] -= gone
+                    tail[0] += 1
+            for tail in tails:
+                tail[1] += units
+            ahead.append((instant, units))
+            if waiter is last:
+                break
+        return instant
+
+    def _configure(self, rates: list[Any], limits: list[int], intervals: list[int]) -> None:
+        with deciding:
+            known = [(rate.limit, rate.interval) for rate in self._log.rates]
+            changed = known != list(zip(limits, intervals, strict=True))
+            if changed:
+                self._log.configure([RateWindow(*numbers) for numbers in zip(limits, intervals, strict=True)])
+            if changed or any(new is not old for new, old in zip(rates, self._rate_objects, strict=False)):
+                self._rate_objects = rates
+                self._last_denial = (None, None)
+            if changed and self._line:
+                now = self._now()
+                self._release(now, SLICE)
+                self._plan(now)
+
+    def _is_current(self) -> bool:
+        return False
+
+    def _take(self, name: Any, weight: int, now: int) -> Any:
+        """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        with deciding:
+            self._log.advance(now)
+            index = self._log.failing(weight)
+            if index >= 0:
+                self._deny(self._rate_objects[index], None)
+                return self._rate_objects[index]
+            self._charge(weight, name, now)
+            self._deny(None, None)
+            return None
+
+    def _append(self, name: Any, weight: int, now: int) -> None:
+        with deciding:
+            self._log.append(now, weight, name if type(name) is str else str(name))
+
+    def _rate_due(self, weight: int, rate: Any, now: int) -> int:
+        with deciding:
+            self._log.advance(now)
+            return self._log.rate_due(self._log.rates[self._rate_objects.index(rate)], weight)
+
+    def _count_since(self, instant: int) -> int:
+        with deciding:
+            return sum(self._log.weights[self._log.find(instant) :])
+
+    def _leak(self, instant: int) -> int:
+        with deciding:
+            gone, self._gone = self._gone, 0
+            return gone + self._log.forget(self._log.find(instant))
+
+    def _unit(self, index: int) -> tuple[Any, int, int] | None:
+        with deciding:
+            return self._log.unit(index)
+
+    def _entries(self) -> list[tuple[Any, int, int]]:
+        with deciding:
+            return list(self._log.entries())
+
+    def _units(self) -> int:
+        return self._log.units + self._gone
+
+    def _clear(self) -> None:
+        with deciding:
+            self._log.forget(len(self._log.times))
+            self._gone = 0
+            self._deny(None, None)
+            if self._line:
+                now = self._now()
+                self._release(now, SLICE)
+                self._plan(now)
+
+    def _wait_time(self, weight: int) -> int:
+        with deciding:
+            now = self._now()
+            due = self._foresee(None, weight, now)
+            return -1 if due == NEVER else due - now
+
+    def _room(self) -> list[int]:
+        with deciding:
+            self._log.advance(self._now())
+            return [max(rate.limit - rate.used, 0) for rate in self._log.rates]
+
+    def _deny(self, rate: Any, wait: Any) -> None:
+        self._last_denial = (rate, wait)
+
+    def _denial(self) -> tuple[Any, Any]:
+        return self._last_denial
+
+    @property
+    def _leaks(self) -> bool:
+        return self._leaks_
+
+    @_leaks.setter
+    def _leaks(self, leaks: bool) -> None:
+        self._leaks_ = leaks
+        self._gone = 0
+
+
+class Admission(Watched):
+    """The way into a window; see the extension's class of the same name."""
+
+    __slots__ = ("_admitted", "_refused", "_waited", "_window")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._admitted = self._refused = self._waited = 0
+        self._window = None
+        return self
+
+    _admitted: int
+    _refused: int
+    _waited: int
+    _window: Window | None
+
+    def _rely(self, window: Window, clock: Callable[[], int] | None, *objects: Any) -> None:
+        self._window = window
+        window._clock_ns = clock
+
+    def try_acquire(
+        self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1
+    ) -> Any:
+        """Take permits, waiting in this thread until there is room."""
+        return self._acquire(name, weight, blocking, timeout)  # type: ignore[attr-defined]
+
+    def try_acquire_async(
+        self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1
+    ) -> Any:
+        """Take permits, waiting in this task until there is room."""
+        return self._acquire_async(name, weight, blocking, timeout)  # type: ignore[attr-defined]
+
+    def _decide(self, name: Any, weight: int, waits: bool) -> int:
+        window = self._window
+        assert window is not None
+        with deciding:
+            decision = window._enter(weight, name, window._now(), waits)
+            if decision == 1:
+                self._admitted += 1
+                window._deny(None, None)
+            else:
+                index = window._log.failing(weight)
+                window._deny(window._rate_objects[index] if index >= 0 else None, None)
+                if not waits or decision < 0:
+                    self._refused += 1
+        return decision
+
+    async def _wait(self, name: Any, weight: int, block: bool, patience: int) -> bool:
+        window = self._window
+        assert window is not None
+        patience = NEVER if patience < 0 else patience
+        waits = block and patience > 0
+        while True:
+            decision = self._decide(name, weight, waits)
+            if decision == 1 or decision < 0 or not waits:
+                return decision == 1
+            loop = _loop_py.running_loop()
+            timer = loop_timer(loop)
+            waiter = Waiter(window, name, weight, patience)
+            waiter.future = loop.create_future()
+            try:
+                with deciding:
+                    now = window._now()
+                    waiter.ticket = window._ticket(timer)
+                    window._enqueue(waiter, now)
+                    if patience != NEVER:
+                        waiter.expiry = Patience(timer, waiter)
+                        timer.schedule(waiter.expiry, timer.now(0) + patience)
+                    if window._first() is waiter or waiter.ticket.deadline == NEVER:
+                        window._plan(now)
+                await waiter.future
+            except BaseException:
+                waiter.abandon()
+                raise
+            waited = window._now() - waiter.since
+            if waiter.state in (WAITING, LOST):
+                waiter.abandon()  # somebody else resolved the future: ask again, with what is left of the patience
+                if patience != NEVER:
+                    patience = max(patience - waited, 0)
+                continue
+            state, waiter.state = waiter.state, DONE
+            self._note(state == GRANTED, waited)
+            return state == GRANTED
+
+    def _sleep(self, name: Any, weight: int, patience: int) -> bool:
+        """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
+        window = self._window
+        assert window is not None
+        waiter = Waiter(window, name, weight, NEVER if patience < 0 else patience)
+        waiter.future = threading.Lock()
+        waiter.future.acquire()
+        try:
+            with deciding:
+                now = window._now()
+                window._enqueue(waiter, now)
+                deadline = min(now + waiter.patience, NEVER)
+                until = waiter.sleeps_until = window._foresee(waiter, 0, now)
+            while True:
+                until = min(until, deadline)
+                if until > now:
+                    waiter.future.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
+                with deciding:
+                    now = window._now()
+                    if waiter.state == WAITING:
+                        window._release(now, SLICE)
+                    if waiter.state == WAITING and now >= deadline:
+                        window._remove(waiter)
+                        waiter.state = EXPIRED
+                    window._plan(now)
+                    if waiter.state != WAITING:
+                        break
+                    until = waiter.sleeps_until = window._foresee(waiter, 0, now)
+            admitted = waiter.state == GRANTED
+            waiter.state = DONE
+        except BaseException:
+            waiter.abandon()
+            raise
+        self._note(admitted, now - waiter.since)
+        return admitted
+
+    def _note(self, admitted: bool, waited: int) -> None:
+        with deciding:
+            self._admitted += admitted
+            self._refused += not admitted
+            self._waited += waited
+
+    def _counts(self) -> tuple[int, int, int, float]:
+        """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
+        waiting = 0 if self._window is None else len(self._window._line)
+        return self._admitted, self._refused, waiting, self._waited / 1e9

@@ -1,0 +1,35 @@
+"""Where the state of a StateAlgorithm is kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from aiolimiter_fast.abstracts.algorithm import StateAlgorithm
+from aiolimiter_fast.abstracts.rate import Rate
+from aiolimiter_fast.clocks import AbstractClock, MonotonicClock
+
+__all__ = ["StateStore"]
+
+
+class StateStore(ABC):
+    """Keeps a state, and changes it atomically. Results may be awaitable; `is_async` None means that it is to be seen."""
+
+    is_async: bool | None = False
+    default_clock: AbstractClock = MonotonicClock()
+
+    @abstractmethod
+    def check(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int) -> Any:
+        """Take one step of the algorithm at `now` (ms); return the Decision."""
+
+    @abstractmethod
+    def read(self, algorithm: StateAlgorithm, rates: Sequence[Rate]) -> Any:
+        """The state."""
+
+    @abstractmethod
+    def reset(self) -> Any:
+        """Forget the state."""
+
+    def close(self) -> None:
+        """Let go of connections."""
