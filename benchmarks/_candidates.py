@@ -42,7 +42,7 @@ def require(engine: str, found: str) -> None:
 
 
 def load_twin() -> Any:
-    """Import the package a second time, with the extension switched off."""
+    """Import the package a second time, with the extension switched off, and return it."""
 
     def take() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == OURS}
@@ -50,7 +50,8 @@ def load_twin() -> Any:
     extension, switch = take(), os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
     try:
-        limiter = importlib.import_module(OURS).AsyncLimiter
+        package = importlib.import_module(OURS)
+        package.Limiter, package.Rate  # noqa: B018  # loaded now, while the switch is set
         engine = importlib.import_module(f"{OURS}._engine").ENGINE
     finally:
         take()
@@ -60,7 +61,7 @@ def load_twin() -> Any:
         else:
             os.environ[SWITCH] = switch
     require("twin", engine)
-    return limiter
+    return package
 
 
 def bucket(name: str, limiter: Any) -> Candidate:
@@ -68,10 +69,11 @@ def bucket(name: str, limiter: Any) -> Candidate:
 
 
 require("extension", ENGINE)
+TWIN = load_twin()
 
 CANDIDATES = (
     bucket(OURS, aiolimiter_fast.AsyncLimiter),
-    bucket("twin", load_twin()),
+    bucket("twin", TWIN.AsyncLimiter),
     bucket("aiolimiter", aiolimiter.AsyncLimiter),
     Candidate(
         "asynciolimiter",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,15 +23,7 @@ T = TypeVar("T")
 
 LOOPS = ("asyncio", "uvloop")
 OURS = "aiolimiter_fast"
-COLUMNS = (
-    OURS,
-    "twin",
-    "aiolimiter",
-    "asynciolimiter",
-    "throttler",
-    "asyncio-throttle",
-    "Semaphore",
-)
+PEERS = ("twin", "aiolimiter", "asynciolimiter", "throttler", "asyncio-throttle", "Semaphore")
 
 
 class WatchedSelector(selectors.DefaultSelector):
@@ -110,6 +102,7 @@ class Row:
     worst: bool = False  # judge the largest sample, for what must never happen
     limit: Samples | None = None  # the physical limit itself, in `unit`
     unit: str = ""
+    peers: tuple[str, ...] = PEERS
 
     def figure(self, candidate: str) -> float | None:
         samples = self.figures.get(candidate)
@@ -186,8 +179,8 @@ def number(value: float | None) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per question and loop; `+-` is half the inter-quartile range of our rounds."""
-    head = ["what", "loop", "bar", OURS, "+-", "met", *COLUMNS[1:], "limit"]
+    """One line per question and loop, on the same peers; `+-` is half the inter-quartile range of our rounds."""
+    head = ["what", "loop", "bar", OURS, "+-", "met", *rows[0].peers, "limit"]
     lines = [head]
     for row in rows:
         ours = row.figures.get(OURS)
@@ -204,7 +197,7 @@ def table(rows: Sequence[Row]) -> str:
                 number(row.figure(OURS)),
                 spread,
                 {True: "yes", False: "NO", None: "-"}[row.met],
-                *(number(row.figure(name)) for name in COLUMNS[1:]),
+                *(number(row.figure(name)) for name in row.peers),
                 "-" if row.limit is None else f"{number(row.limit.median)} {row.unit}".rstrip(),
             ]
         )
@@ -220,7 +213,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def versions() -> dict[str, str]:
-    names = ("aiolimiter-fast", "aiolimiter", "asynciolimiter", "throttler", "asyncio-throttle", "uvloop")
+    names = (
+        "aiolimiter-fast", "aiolimiter", "asynciolimiter", "throttler", "asyncio-throttle", "pyrate-limiter", "limits",
+        "throttled-py", "token-bucket", "uvloop",
+    )  # fmt: skip
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()} | {
         name: metadata.version(name) for name in names
     }
@@ -251,7 +247,9 @@ def main(questions: Mapping[str, Question], description: str | None) -> None:
         # the same question on both loops stands on neighbouring lines
         order = [row.what for row in answers[0]]
         rows += sorted(chain.from_iterable(answers), key=lambda row: order.index(row.what))
-    print(table(rows))
+    for _, group in groupby(rows, key=lambda row: row.peers):
+        print(table(list(group)))
+        print()
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
     if options.json:
         report = {"versions": versions(), "rows": [row.to_json() for row in rows]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cost
 import delivered
 import idle
+import limiter
 import memory
 import tasks
 import window
@@ -19,6 +20,7 @@ if __name__ == "__main__":
             "delivered": delivered.rows,
             "window": window.rows,
             "idle": idle.rows,
+            "limiter": limiter.rows,
         },
         __doc__,
     )

@@ -58,7 +58,7 @@ cdef class Line(Watched):
         return 0
 
     cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
-        """When a newcomer is served if nobody else comes or leaves, or `last` where that is given, who waits already."""
+        """When a newcomer is served if nobody else comes or leaves; or `last`, who waits already."""
         return NEVER
 
     cdef int64_t bound(self) noexcept:

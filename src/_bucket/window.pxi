@@ -156,7 +156,7 @@ cdef class Window(Line):
         return 0
 
     def _configure(self, list rates, list limits, list intervals):
-        """Set the rates by rising interval (limits in units, intervals in ns); the log stays, and waiters are replanned.
+        """Set the rates by rising interval (limits in units, intervals in ns); the log stays, waiters are replanned.
 
         What has left the longest window so far is not known any more.
         """

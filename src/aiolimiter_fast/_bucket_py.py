@@ -16,7 +16,7 @@ from math import inf, isfinite
 from types import GenericAlias, TracebackType
 from typing import Any
 
-from aiolimiter_fast import _arguments, _line_py, _loop_py
+from aiolimiter_fast import _arguments, _loop_py
 from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
 from aiolimiter_fast._line_py import Admission, Watched, Window
@@ -34,15 +34,11 @@ SECOND = 1_000_000_000
 
 ONE: Any = 1
 
-running_loop: Callable[[], Any]
-loop_timer: Callable[[Any], LoopTimer]
-
 
 def attach(get_running_loop: Callable[[], Any], get_loop_timer: Callable[[Any], Any]) -> None:
     """Give the engine its event loops; called once by the waiting layer."""
-    global running_loop, loop_timer
-    running_loop = _loop_py.running_loop = get_running_loop
-    loop_timer = _line_py.loop_timer = get_loop_timer
+    _loop_py.running_loop = get_running_loop
+    _loop_py.loop_timer = get_loop_timer
 
 
 def amount_of(amount: Any) -> float:
@@ -332,7 +328,7 @@ class AsyncLimiter(Blank):
                 if waiter.amount > limit and waiter.state == WAITING:  # a wake-up runs Python code
                     self._remove(waiter)
                     waiter.state = REFUSED
-                    waiter.wake(running_loop())
+                    waiter.wake(_loop_py.running_loop())
             self._plan(0)
 
     def _waiters(self) -> list[Waiter]:
@@ -417,12 +413,12 @@ class AsyncLimiter(Blank):
 
     def _enqueue(self, waiter: Waiter) -> None:
         """Let `waiter` wait in the running loop."""
-        loop = running_loop()
+        loop = _loop_py.running_loop()
         if loop is None:
             raise RuntimeError("no running event loop")
         timer = self._timer
         if timer is None or timer.generation != _loop_py.generation or timer.loop_ref() is not loop:
-            timer = loop_timer(loop)
+            timer = _loop_py.loop_timer(loop)
         waiter.future = loop.create_future()
         with self._lock:
             for link in self._links:
@@ -491,7 +487,7 @@ class AsyncLimiter(Blank):
     def _release(self, budget: int) -> int:
         """Grant what fits to those who are next, and wake them; say how many."""
         woken = 0
-        here = running_loop()
+        here = _loop_py.running_loop()
         while self._waiting and woken < budget:
             waiter = self._candidate()
             if not self._leak.fits(waiter.cost):
@@ -546,11 +542,11 @@ class AsyncLimiter(Blank):
         former = self._timer
         if former is not None and not former.is_closed():
             return
-        loop = running_loop()
+        loop = _loop_py.running_loop()
         if loop is None:
             return
-        self._timer = loop_timer(loop)
-        if self._timer.has_stock_clock() != (former is None or former.method is not None):
+        timer = self._timer = _loop_py.loop_timer(loop)
+        if timer.has_stock_clock() != (former is None or former.method is not None):
             self._leak.last = NEVER
         if former is not None:
             self._drop(True)

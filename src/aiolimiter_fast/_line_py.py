@@ -17,8 +17,6 @@ from aiolimiter_fast._waiter_py import CREATED, DONE, EXPIRED, GRANTED, LOST, RE
 # Nanoseconds that a thread sleeps at a time, at most: platforms bound it.
 LONGEST_SLEEP = 86_400_000_000_000
 
-loop_timer: Callable[[Any], LoopTimer]
-
 
 class Watched:
     """An object whose attributes a fast path of the extension may rely on; the twin looks each time."""
@@ -429,9 +427,7 @@ class Admission(Watched):
         self._window = window
         window._clock_ns = clock
 
-    def try_acquire(
-        self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1
-    ) -> Any:
+    def try_acquire(self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1) -> Any:
         """Take permits, waiting in this thread until there is room."""
         return self._acquire(name, weight, blocking, timeout)  # type: ignore[attr-defined]
 
@@ -466,7 +462,7 @@ class Admission(Watched):
             if decision == 1 or decision < 0 or not waits:
                 return decision == 1
             loop = _loop_py.running_loop()
-            timer = loop_timer(loop)
+            timer = _loop_py.loop_timer(loop)
             waiter = Waiter(window, name, weight, patience)
             waiter.future = loop.create_future()
             try:

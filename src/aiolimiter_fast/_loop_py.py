@@ -24,8 +24,9 @@ clock_ns = time.monotonic_ns
 CLOCK_RESOLUTION = time.get_clock_info("monotonic").resolution
 
 
-def running_loop() -> Any:
-    """The loop that runs in this thread, or None; the waiting layer puts asyncio's own here."""
+# Of the waiting layer, which sets them: the loop that runs in this thread or None, and a loop's LoopTimer.
+running_loop: Callable[[], Any] = lambda: None  # noqa: E731
+loop_timer: Callable[[Any], Any] = lambda loop: None  # noqa: E731
 
 
 # What a clock says that makes no sense.

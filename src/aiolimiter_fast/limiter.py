@@ -9,16 +9,18 @@ from collections.abc import Callable
 from math import isnan
 from threading import RLock
 from time import sleep
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiolimiter_fast import _arguments
 from aiolimiter_fast._calls import Calls, combined_lock
 from aiolimiter_fast._engine import engine
-from aiolimiter_fast.abstracts.algorithm import SlidingWindowLog
 from aiolimiter_fast.abstracts.bucket import AbstractBucket, BucketFactory
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets.in_memory_bucket import MOST, InMemoryBucket
 from aiolimiter_fast.clocks import MonotonicClock
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Counters", "Limiter", "SingleBucketFactory", "combined_lock"]
 
@@ -75,9 +77,10 @@ class Limiter(engine.Admission):
         buffer_ms: milliseconds to wait beyond what a bucket says, where that is not exact. An in-memory bucket's wait
             is exact to the nanosecond: nothing is added there.
 
-    Those who wait at an in-memory bucket are served in order of arrival, threads and tasks alike, and those of one bucket
-    never delay another. `blocking=False` decides at once; where something fits that the first in line has no room
-    for, it may pass, until one limit's worth has. At other buckets tasks wait in order of arrival, threads as it comes.
+    Those who wait at an in-memory bucket are served in order of arrival, threads and tasks alike, and those of one
+    bucket never delay another. `blocking=False` decides at once; where something fits that the first in line has no
+    room for, it may pass, until one limit's worth has. At other buckets tasks wait in order of arrival, threads as it
+    comes.
 
     Raises AssertionError or ValueError for an argument that is none of these, or for rates that make no sense together.
 
@@ -260,7 +263,7 @@ class Limiter(engine.Admission):
             if inspect.iscoroutine(bucket):
                 bucket.close()
             raise NotImplementedError("an asynchronous factory cannot be asked from synchronous code")
-        return bucket  # type: ignore[return-value]
+        return bucket
 
     def _only_bucket(self) -> AbstractBucket:
         if not isinstance(self.bucket_factory, SingleBucketFactory):
@@ -279,7 +282,7 @@ class Limiter(engine.Admission):
         """Close the buckets; an in-memory limiter goes on working."""
         self.bucket_factory.close()
 
-    def __enter__(self) -> Limiter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -296,7 +299,7 @@ class Limiter(engine.Admission):
         return _arguments.newobj, (type(self),), self.__getstate__()
 
 
-def _deadline(blocking: bool, timeout: float) -> float | None:
+def _deadline(blocking: bool, timeout: Any) -> float | None:
     """The instant of `time.monotonic()` at which the waiting ends; None if it does not, or if there is none."""
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
         raise TypeError(f"timeout must be a number of seconds, got {timeout!r}")
@@ -315,7 +318,7 @@ def _nanoseconds(timeout: float) -> int:
     return -1 if timeout == -1 else int(min(timeout, 4e9) * 1e9)
 
 
-def _units(weight: int) -> int:
+def _units(weight: Any) -> int:
     if not isinstance(weight, int) or isinstance(weight, bool):
         raise TypeError(f"weight must be a whole number, got {weight!r}")
     if weight < 0:

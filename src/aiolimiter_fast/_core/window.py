@@ -120,7 +120,7 @@ class WindowLog:
             place += 1
         while len(self.times) > self.first and not self.weights[-1]:
             for entries in (self.times, self.weights, self.names):
-                entries.pop()  # type: ignore[attr-defined]
+                entries.pop()
         for rate in self.rates:
             rate.tail = min(rate.tail, len(self.times))
 

@@ -73,7 +73,7 @@ class LogAlgorithm(Algorithm, ABC):
         now: int,
         peek_timestamp: Callable[[int], int | None],
     ) -> Decision:
-        """`admit`, and on a denial the wait. `peek_timestamp` finds a unit's time stamp, and is called only if needed."""
+        """`admit`, and on a denial the wait. `peek_timestamp` finds a unit's time stamp; called only if needed."""
         decision = self.admit(rates, counts, weight)
         rate = decision.failing_rate
         if rate is None or weight > self.max_weight(rate):

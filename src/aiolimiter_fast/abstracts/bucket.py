@@ -52,7 +52,7 @@ class AbstractBucket(ABC):
         """Forget what is in no window any more at `current_timestamp` (ms); say how many units."""
 
     @abstractmethod
-    def flush(self) -> None | Awaitable[None]:
+    def flush(self) -> Awaitable[None] | None:
         """Forget everything."""
 
     @abstractmethod
@@ -60,7 +60,7 @@ class AbstractBucket(ABC):
         """Units in the bucket."""
 
     @abstractmethod
-    def peek(self, index: int) -> RateItem | None | Awaitable[RateItem | None]:
+    def peek(self, index: int) -> RateItem | Awaitable[RateItem | None] | None:
         """The item of the unit at `index`, 0 the newest; None if there is none."""
 
     def now(self) -> int | Awaitable[int]:
@@ -125,14 +125,14 @@ class AbstractBucket(ABC):
         """Seconds until `weight` permits would be admitted. Raises NotImplementedError where that is not known."""
         raise NotImplementedError(f"{type(self).__name__} cannot tell how long {weight} permits would wait")
 
-    def scheduled(self) -> None:
+    def scheduled(self) -> None:  # noqa: B027
         """Be told that a factory sees to the leaking of this bucket."""
 
     def limiter_lock(self) -> Any:
         """A lock that a limiter is to hold around its calls, None for none."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of connections and files."""
 
     def __enter__(self) -> Any:
@@ -143,7 +143,7 @@ class AbstractBucket(ABC):
 
 
 class BucketFactory(ABC):
-    """Finds the bucket for each item, and sees to it that buckets leak. Subclasses need not call `super().__init__()`."""
+    """Finds the bucket for each item, and sees to it that buckets leak. Subclasses need not call `__init__`."""
 
     _leaker: Leaker | None = None
     _leak_interval: int = 10_000
@@ -205,7 +205,7 @@ class BucketFactory(ABC):
         for bucket in owned:
             try:
                 bucket.close()
-            except Exception:
+            except Exception:  # noqa: PERF203
                 Leaker.log.exception("closing %r failed", bucket)
 
     def __getstate__(self) -> dict[str, Any]:

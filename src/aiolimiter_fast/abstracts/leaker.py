@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from inspect import iscoroutine, isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any
 
 __all__ = ["Leaker"]
@@ -82,7 +82,7 @@ class Leaker:
                 try:
                     now = bucket.now()
                     bucket.leak(asyncio.run(_result(now)) if isawaitable(now) else now)
-                except Exception:
+                except Exception:  # noqa: PERF203
                     self.log.exception("leaking %r failed", bucket)
             if stop.wait(self.leak_interval / 1000):
                 return
@@ -104,7 +104,7 @@ class Leaker:
             for bucket in buckets:
                 try:
                     await _result(bucket.leak(await _result(bucket.now())))
-                except Exception:
+                except Exception:  # noqa: PERF203
                     self.log.exception("leaking %r failed", bucket)
             await asyncio.sleep(self.leak_interval / 1000)
 

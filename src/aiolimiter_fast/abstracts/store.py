@@ -14,7 +14,7 @@ __all__ = ["StateStore"]
 
 
 class StateStore(ABC):
-    """Keeps a state, and changes it atomically. Results may be awaitable; `is_async` None means that it is to be seen."""
+    """Keeps a state, and changes it atomically. Results may be awaitable; `is_async` None: that is to be seen."""
 
     is_async: bool | None = False
     default_clock: AbstractClock = MonotonicClock()
@@ -31,5 +31,5 @@ class StateStore(ABC):
     def reset(self) -> Any:
         """Forget the state."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of connections."""

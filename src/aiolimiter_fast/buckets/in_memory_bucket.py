@@ -25,9 +25,9 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         rates: one Rate or more, each longer, larger and slower than the one before.
         algorithm: a LogAlgorithm; default SlidingWindowLog, the only one that the compiled engine decides by itself.
 
-    A unit counts until it is older than the interval, so the limit holds in any window, closed at both ends. A weight of
-    any size is one entry, and what has left the longest window is forgotten: no thread leaks this bucket. `count` and
-    `leak` tell of it as if it had been kept until `leak` was called, unless a factory has scheduled the bucket.
+    A unit counts until it is older than the interval, so the limit holds in any window, closed at both ends. A weight
+    of any size is one entry, and what has left the longest window is forgotten: no thread leaks this bucket. `count`
+    and `leak` tell of it as if it had been kept until `leak` was called, unless a factory has scheduled the bucket.
 
     Raises ValueError for rates that make no sense together, TypeError for an algorithm that keeps no log.
 
@@ -73,13 +73,13 @@ class InMemoryBucket(AbstractBucket, engine.Window):
             self._reconfigure()
 
     @property
-    def failing_rate(self) -> Rate | None:  # type: ignore[override]
+    def failing_rate(self) -> Rate | None:
         """The rate that refused the last item; None after an admission."""
         rate: Rate | None = self._denial()[0]
         return rate
 
     @failing_rate.setter
-    def failing_rate(self, rate: Rate | None) -> None:
+    def failing_rate(self, rate: Rate | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._deny(rate, self._last_wait)
 
     @property
@@ -87,7 +87,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         return self._denial()[1]
 
     @_last_wait.setter
-    def _last_wait(self, wait: Any) -> None:
+    def _last_wait(self, wait: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._deny(self.failing_rate, wait)
 
     def put(self, item: RateItem) -> bool:
@@ -119,9 +119,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         with deciding:
             if self._leaks:
                 self.leak(now)
-            counts = [
-                self._count_since(algorithm.window_start(rate, now) * MILLISECOND) for rate in self._rates
-            ]
+            counts = [self._count_since(algorithm.window_start(rate, now) * MILLISECOND) for rate in self._rates]
             decision = algorithm.decide(self._rates, counts, item.weight, now, self._timestamp)
             if decision.allowed:
                 self._append(item.name, item.weight, now * MILLISECOND)
@@ -137,7 +135,8 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         """Forget what is in no window any more at `current_timestamp` (ms); return how many units have gone."""
         if current_timestamp is None:
             raise AssertionError("leak() needs the current timestamp of an in-memory bucket, got None")
-        bound = self._algorithm.leak_bound(self._rates, current_timestamp)
+        algorithm: Any = self._algorithm
+        bound = algorithm.leak_bound(self._rates, current_timestamp)
         return int(self._leak(bound * MILLISECOND))
 
     def scheduled(self) -> None:
@@ -147,7 +146,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
     def count(self) -> int:
         """Units in the log, with those that have left their window since the last leak."""
         if self._leaks:
-            self.leak(self.now())
+            self.leak(self.now())  # type: ignore[arg-type]
         return int(self._units())
 
     def peek(self, index: int) -> RateItem | None:

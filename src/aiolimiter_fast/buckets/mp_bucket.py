@@ -28,9 +28,7 @@ class MultiprocessBucket(InMemoryBucket):
 
     needs_leak = True
 
-    def __init__(
-        self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None
-    ) -> None:
+    def __init__(self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None) -> None:
         if not isinstance(items, ListProxy):
             raise ValueError(f"items must be a ListProxy, got {items!r}")
         super().__init__(rates, algorithm)
@@ -59,7 +57,7 @@ class MultiprocessBucket(InMemoryBucket):
         algorithm, now = self._algorithm, item.timestamp
         assert isinstance(algorithm, LogAlgorithm)
         with self.mp_lock:
-            # Each look at the list is a message to the manager: where a rate has room for all there is, so have the rest.
+            # Each look at the list is a message to the manager: only rates that the whole list could fill need one.
             size = len(self._items)
             rates = [rate for rate in self._rates if size + item.weight > rate.limit]
             counts = [size - self._place(algorithm.window_start(rate, now), size) for rate in rates]

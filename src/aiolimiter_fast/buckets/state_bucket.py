@@ -115,15 +115,15 @@ class StateBucket(AbstractBucket):
         return decision.allowed
 
     def waiting(self, item: RateItem) -> Any:
-        """Milliseconds from the item's time stamp until it would be admitted; -1 if it never can, 0 after an admission."""
+        """Milliseconds from the item's time stamp until it would be admitted; -1 never, 0 after an admission."""
         rate = self.failing_rate
         known = self._last_wait is not None and self._last_wait[0] == item.weight
         if rate is None or known or not 0 < item.weight <= self.algorithm.max_weight(rate):
             return super().waiting(item)
         state = self.store.read(self.algorithm, self._rates)
-        return self._waiting_later(state, rate, item) if isawaitable(state) else self._replay(state, item)
+        return self._replay_later(state, rate, item) if isawaitable(state) else self._replay(state, item)
 
-    async def _waiting_later(self, state: Any, rate: Rate, item: RateItem) -> int:
+    async def _replay_later(self, state: Any, rate: Rate, item: RateItem) -> int:
         return self._replay(await state, item)
 
     def _replay(self, state: State, item: RateItem) -> int:
@@ -176,5 +176,3 @@ class StateBucket(AbstractBucket):
 
     def close(self) -> None:
         self.store.close()
-
-
