@@ -32,12 +32,9 @@ cdef class Window(Line):
         window_advance(&self.log, now)
         return window_due(&self.log, weight)
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         cdef uint32_t part
-        cdef Py_ssize_t slot
         self.expire()
-        if type(name) is not str:
-            name = str(name)
         while weight > 0:
             part = <uint32_t>min(weight, HEAVIEST)
             if not window_reserve(&self.log):
@@ -46,7 +43,7 @@ cdef class Window(Line):
             Py_INCREF(name)
             weight -= part
             self.units += part
-        return 0
+        return window_last(&self.log, now)
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         cdef int64_t number = window_find(&self.log, instant)
@@ -54,6 +51,8 @@ cdef class Window(Line):
         cdef Py_ssize_t slot
         while weight > 0 and number < self.log.next:
             slot = window_slot(&self.log, number)
+            if self.log.times[slot] != instant:  # those permits are forgotten already
+                break
             part = <uint32_t>min(weight, <int64_t>self.log.weights[slot])
             window_take_back(&self.log, number, part)
             self.units -= part
@@ -170,10 +169,7 @@ cdef class Window(Line):
         try:
             for i in range(count):
                 table[i].limit, table[i].interval, table[i].used = limits[i], intervals[i], 0
-                if isinstance(rates[i], Watched):
-                    (<Watched>rates[i]).relied = True
             with cython.critical_section(self):
-                self.seen = changes
                 changed = count != self.log.count
                 for i in range(count):
                     changed |= (
@@ -194,14 +190,13 @@ cdef class Window(Line):
         finally:
             PyMem_RawFree(table)
 
-    cdef int replan(self) except -1:
-        """Serve and plan anew those who wait, after a change."""
-        cdef int64_t now
-        if self.waiting:
-            now = self.now()
-            self.release(now, SLICE)
-            self.plan(now)
-        return 0
+    def _look(self, list rates):
+        """Read the rates from here on: a change of one of them is noticed."""
+        with cython.critical_section(self):
+            for rate in rates:
+                if isinstance(rate, Watched):
+                    (<Watched>rate).relied = True
+            self.seen = changes
 
     def _is_current(self):
         """Whether no object that anybody relies on was changed since the rates were read."""
@@ -209,6 +204,7 @@ cdef class Window(Line):
 
     def _take(self, name, int64_t weight, int64_t now):
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        name = plain(name)
         with cython.critical_section(self):
             window_advance(&self.log, now)
             if window_failing(&self.log, weight) >= 0:
@@ -219,12 +215,10 @@ cdef class Window(Line):
 
     def _append(self, name, int64_t weight, int64_t now):
         """Enter an item, whatever the rates say."""
-        cdef int64_t longest
+        name = plain(name)
         with cython.critical_section(self):
             if not window_reserve(&self.log):
                 raise MemoryError
-            if type(name) is not str:
-                name = str(name)
             window_append(&self.log, now, <uint32_t>min(weight, HEAVIEST), <void*>name)
             Py_INCREF(name)
             self.units += min(weight, HEAVIEST)
@@ -246,8 +240,10 @@ cdef class Window(Line):
     def _leak(self, int64_t instant):
         """Forget what is older than an instant; return the units that have gone since the last call."""
         with cython.critical_section(self):
-            gone, self.gone = self.gone, 0
-            return gone + self.forget(window_find(&self.log, instant))
+            gone = self.gone + self.forget(window_find(&self.log, instant))
+            self.gone = 0
+            self.replan()
+            return gone
 
     def _unit(self, Py_ssize_t index):
         """The (name, instant, weight) that the unit at `index` belongs to, 0 the newest, -1 the oldest; or None."""
@@ -286,6 +282,7 @@ cdef class Window(Line):
         """Forget everything."""
         with cython.critical_section(self):
             self.forget(self.log.next)
+            self.cleared += 1
             self.gone = 0
             self.failing = self.last_wait = None
             self.replan()
@@ -294,6 +291,7 @@ cdef class Window(Line):
         """Nanoseconds until a newcomer would be admitted, behind those who wait; -1 if never."""
         cdef int64_t now, due
         with cython.critical_section(self):
+            self.renew()
             now = self.now()
             due = self.foresee(None, weight, now)
             return -1 if due == NEVER else due - now
@@ -307,10 +305,12 @@ cdef class Window(Line):
 
     def _deny(self, rate, wait):
         """Note which rate refused an item, and what the caller makes of that; None and None for an admission."""
-        self.failing, self.last_wait = rate, wait
+        with cython.critical_section(self):
+            self.failing, self.last_wait = rate, wait
 
     def _denial(self):
-        return self.failing, self.last_wait
+        with cython.critical_section(self):
+            return self.failing, self.last_wait
 
     @property
     def _leaks(self):
@@ -345,35 +345,51 @@ cdef class Admission(Watched):
     cdef long long admitted
     cdef long long refused
     cdef int64_t waited           # ns
+    cdef long queued              # calls that wait elsewhere than in the window's line
 
-    def _rely(self, Window window, clock, *objects):
-        """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns)."""
+    def _look(self):
+        """The number of changes so far, to be asked for before anything is looked at that `_rely` will rely on."""
+        return changes
+
+    def _rely(self, unsigned long seen, Window window not None, clock, *objects):
+        """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns).
+
+        `seen` is what `_look` said before the objects were looked at.
+        """
         cdef Py_ssize_t i
+        cdef bint decided = seen == changes
         if len(objects) > RELIED:
             raise ValueError(f"{len(objects)} objects are more than {RELIED}")
-        self.decided = True
-        for i, relied in enumerate(objects):
-            if isinstance(relied, Watched):
-                (<Watched>relied).relied = True
-            self.types[i] = Py_TYPE(relied)
-            self.versions[i] = self.types[i].tp_version_tag
-            if self.versions[i] == 0:  # the type has no version: decide anew each time
-                self.decided = False
-        self.count = len(objects)
-        self.relied_on = objects
-        self.seen = changes
-        window.clock = clock
-        self.window = window
+        with cython.critical_section(self):
+            self.decided = False
+            for i, relied in enumerate(objects):
+                if isinstance(relied, Watched) and not (<Watched>relied).relied:
+                    (<Watched>relied).relied = True
+                    decided = False  # it may have been changed since it was looked at
+                self.types[i] = Py_TYPE(relied)
+                self.versions[i] = self.types[i].tp_version_tag
+                if self.versions[i] == 0:  # the type has no version: decide anew each time
+                    decided = False
+            self.count = len(objects)
+            self.relied_on = objects
+            self.seen = seen
+            self.window = window
+            self.decided = decided
+        with cython.critical_section(window):
+            if window.clock != clock:
+                window.clock = clock
+                window.replan()
 
-    cdef inline bint is_fast(self) noexcept:
-        """Whether nothing that the decision was based on has changed."""
+    cdef inline Window path(self):
+        """The window, if nothing has changed that the decision was based on; else None."""
         cdef Py_ssize_t i
-        if not self.decided or self.seen != changes:
-            return False
-        for i in range(self.count):
-            if self.types[i].tp_version_tag != self.versions[i]:
-                return False
-        return True
+        with cython.critical_section(self):
+            if not self.decided or self.seen != changes:
+                return None
+            for i in range(self.count):
+                if self.types[i].tp_version_tag != self.versions[i]:
+                    return None
+            return self.window
 
     def try_acquire(self, name="pyrate", weight=1, blocking=True, timeout=-1):
         """Take permits, waiting in this thread until there is room.
@@ -394,10 +410,11 @@ cdef class Admission(Watched):
         cdef int64_t weight_, patience
         cdef int decision
         cdef bint waits
-        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+        cdef Window window = self.path()
+        if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire(name, weight, blocking, timeout)
         waits = blocking is True and patience > 0
-        decision = self.decide(weight_, name, waits)
+        decision = self.decide(window, weight_, plain(name), waits)
         if decision == 0 and waits:
             return self._block(name, weight, timeout)
         return decision == 1
@@ -409,15 +426,15 @@ cdef class Admission(Watched):
         if it is cancelled.
         """
         cdef int64_t weight_, patience
-        cdef Waiter waiter
-        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+        cdef Window window = self.path()
+        if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire_async(name, weight, blocking, timeout)
-        return self.waiter(name, weight_, blocking is True, patience)
+        return self.waiter(window, plain(name), weight_, blocking is True, patience)
 
-    cdef inline Waiter waiter(self, object name, int64_t weight, bint block, int64_t patience):
+    cdef inline Waiter waiter(self, Window window, str name, int64_t weight, bint block, int64_t patience):
         cdef Waiter waiter = Waiter.__new__(Waiter)
         waiter.limiter = self
-        waiter.line = self.window
+        waiter.line = window
         waiter.name = name
         waiter.weight = weight
         waiter.patience = patience
@@ -425,19 +442,22 @@ cdef class Admission(Watched):
         waiter.state = CREATED
         return waiter
 
+    cdef Window window_(self):
+        with cython.critical_section(self):
+            return self.window
+
     def _wait(self, name, int64_t weight, bint block, int64_t patience):
         """The awaitable of a call; patience in ns, below 0 without end."""
-        return self.waiter(name, weight, block, patience if patience >= 0 else NEVER)
+        return self.waiter(self.window_(), plain(name), weight, block, patience if patience >= 0 else NEVER)
 
     def _decide(self, name, int64_t weight, bint waits):
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        return self.decide(weight, name, waits)
+        return self.decide(self.window_(), weight, plain(name), waits)
 
-    cdef int decide(self, int64_t weight, object name, bint waits) except -2:
+    cdef int decide(self, Window window, int64_t weight, str name, bint waits) except -2:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        cdef Window window = self.window
         cdef int decision
-        with cython.critical_section(window):
+        with cython.critical_section(window, self):
             decision = window.enter(weight, name, window.now(), waits)
             if decision == 1:
                 self.admitted += 1
@@ -450,11 +470,19 @@ cdef class Admission(Watched):
 
     def _sleep(self, name, int64_t weight, int64_t patience):
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
-        cdef Waiter waiter = self.waiter(name, weight, True, patience if patience >= 0 else NEVER)
+        cdef Waiter waiter = self.waiter(
+            self.window_(), plain(name), weight, True, patience if patience >= 0 else NEVER
+        )
         waiter.state = DONE
         return call_sleep(waiter)
 
+    def _queue(self, long calls):
+        """Note that so many calls more wait, elsewhere than in the window's line."""
+        with cython.critical_section(self):
+            self.queued += calls
+
     def _note(self, bint admitted, int64_t waited):
+        """Note what came of a call, and the ns that it waited."""
         self.note(admitted, waited)
 
     cdef int note(self, bint admitted, int64_t waited) except -1:
@@ -463,13 +491,21 @@ cdef class Admission(Watched):
                 self.admitted += 1
             else:
                 self.refused += 1
-            self.waited += waited
+            self.waited += max(waited, 0)
         return 0
 
     def _counts(self):
-        """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
-        cdef Py_ssize_t waiting = 0 if self.window is None else self.window.waiting
-        return self.admitted, self.refused, waiting, seconds(self.waited)
+        """Calls admitted, calls refused, calls that wait now, and the seconds that they waited."""
+        cdef Window window = self.window_()
+        cdef Py_ssize_t waiting = 0
+        cdef Waiter waiter
+        if window is not None:
+            with cython.critical_section(window):
+                window.renew()
+                for waiter in window.waiters():
+                    waiting += waiter.limiter is self
+        with cython.critical_section(self):
+            return self.admitted, self.refused, waiting + self.queued, seconds(self.waited)
 
 
 cdef inline bint is_plain_call(

@@ -12,8 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from aiolimiter_fast._forking import deciding, forks
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -33,7 +36,7 @@ class Pause:
 
 
 class Turn:
-    """The wait for those tasks that came to a bucket before."""
+    """The wait for those tasks that came to a bucket before; resumed with whether there were any."""
 
     __slots__ = ("bucket",)
 
@@ -43,6 +46,44 @@ class Turn:
 
 class Expired(TimeoutError):
     """The deadline of a call has passed."""
+
+
+class Waits:
+    """Counts a call among those that wait, from its first wait to its end."""
+
+    __slots__ = ("began", "limiter")
+
+    def __init__(self, limiter: Any) -> None:
+        self.limiter = limiter
+        self.began: float | None = None
+
+    def begin(self) -> None:
+        if self.began is None:
+            self.began = time.monotonic()
+            self.limiter._queue(1)
+
+    def seconds(self) -> float:
+        return 0 if self.began is None else time.monotonic() - self.began
+
+    def __enter__(self) -> Waits:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.began is not None:
+            self.began = None
+            self.limiter._queue(-1)
+
+
+def lock_of(limiter: Any) -> Any:
+    """The limiter's lock; a new one in a forked child: the old one may be held by a thread that did not come along."""
+    if limiter.__dict__.get("_forks") != forks():
+        with deciding:
+            if limiter.__dict__.get("_forks") != forks():
+                locks = limiter.lock if isinstance(limiter.lock, tuple) else (limiter.lock,)
+                locks = tuple(RLock() if type(lock) is type(deciding) else lock for lock in locks)
+                limiter.lock = locks if len(locks) > 1 else locks[0]
+                limiter._forks = forks()
+    return limiter.lock
 
 
 @contextmanager
@@ -104,8 +145,10 @@ class Calls:
 
     def put(self, bucket: Any, item: Any, deadline: float | None) -> Steps:
         """Put the item, again and again where the call may wait; say whether it was admitted."""
-        if self.blocking:
-            yield Turn(bucket)
+        if self.blocking and (yield Turn(bucket)):
+            # Time has passed since the item was made.
+            fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
+            item.timestamp = fresh.timestamp
         while not (yield from settled(bucket.put(item))):
             if not self.blocking:
                 return False
@@ -123,53 +166,67 @@ class Calls:
         return True
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
-        began, value = time.monotonic(), None
-        try:
-            while True:
-                left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
-                with combined_lock(self.limiter.lock, True, left):
-                    step = steps.send(value)
-                value = None
-                if isinstance(step, Pause):
-                    if step.seconds > 0:
-                        self.sleep(step.seconds)
-                elif not isinstance(step, Turn):
-                    self.asynchronous = True
-                    return self._continue(steps, step, deadline, began)
-        except StopIteration as stop:
-            admitted: bool = stop.value
-        except Expired:
-            steps.close()
-            admitted = False
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+        value = None
+        with Waits(self.limiter) as waits:
+            try:
+                while True:
+                    left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
+                    with combined_lock(lock_of(self.limiter), True, left):
+                        step = steps.send(value)
+                    value = None
+                    if isinstance(step, Pause):
+                        if step.seconds > 0:
+                            waits.begin()
+                            self.sleep(step.seconds)
+                    elif not isinstance(step, Turn):
+                        self.asynchronous = True
+                        return self._continue(steps, step, deadline)
+            except StopIteration as stop:
+                admitted: bool = stop.value
+            except Expired:
+                steps.close()
+                admitted = False
+            self._note(admitted, waits)
         return admitted
+
+    def _note(self, admitted: bool, waits: Waits) -> None:
+        self.limiter._note(admitted, int(waits.seconds() * 1e9))
 
     async def drive_async(self, steps: Steps, deadline: float | None) -> bool:
         self.asynchronous = True
-        return await self._continue(steps, None, deadline, time.monotonic())
+        return await self._continue(steps, None, deadline)
 
-    async def _continue(self, steps: Steps, step: Any, deadline: float | None, began: float) -> bool:
+    async def _continue(self, steps: Steps, step: Any, deadline: float | None) -> bool:
         turn = None
-        try:
-            while True:
-                value = None
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                elif isinstance(step, Turn):
-                    turn = await turn_at(step.bucket, deadline)
-                elif step is not None:
-                    value = await within(step, deadline)
-                with combined_lock(self.limiter.lock, True):
-                    step = steps.send(value)
-        except StopIteration as stop:
-            admitted: bool = stop.value
-        except Expired:
-            admitted = False
-        finally:
-            steps.close()
-            if turn is not None:
-                turn.release()
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+        with Waits(self.limiter) as waits:
+            try:
+                while True:
+                    value = None
+                    if isinstance(step, Pause):
+                        waits.begin()
+                        await asyncio.sleep(step.seconds)
+                    elif isinstance(step, Turn):
+                        lock = turn_at(step.bucket)
+                        value = lock.locked()
+                        if value:
+                            waits.begin()
+                            await within(lock.acquire(), deadline)
+                        else:
+                            await lock.acquire()
+                        turn = lock
+                    elif step is not None:
+                        value = await within(step, deadline)
+                    with combined_lock(lock_of(self.limiter), True):
+                        step = steps.send(value)
+            except StopIteration as stop:
+                admitted: bool = stop.value
+            except Expired:
+                admitted = False
+            finally:
+                steps.close()
+                if turn is not None:
+                    turn.release()
+            self._note(admitted, waits)
         return admitted
 
 
@@ -200,11 +257,10 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
 turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Lock]] = WeakKeyDictionary()
 
 
-async def turn_at(bucket: Any, deadline: float | None) -> asyncio.Lock:
-    """Wait for the tasks of this loop that came to the bucket before; the caller releases what it gets."""
+def turn_at(bucket: Any) -> asyncio.Lock:
+    """What the tasks of this loop hold that wait at the bucket, one at a time."""
     locks = turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     turn = locks.get(id(bucket))
     if turn is None:
         turn = locks[id(bucket)] = asyncio.Lock()
-    await (within(turn.acquire(), deadline) if turn.locked() else turn.acquire())
     return turn

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiolimiter_fast import _arguments
 from aiolimiter_fast._calls import Calls, combined_lock
 from aiolimiter_fast._engine import engine
+from aiolimiter_fast._forking import forks
 from aiolimiter_fast.abstracts.bucket import AbstractBucket, BucketFactory
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets.in_memory_bucket import MOST, InMemoryBucket
@@ -102,6 +103,7 @@ class Limiter(engine.Admission):
             raise ValueError(f"buffer_ms must be 0 or more milliseconds, got {buffer_ms!r}")
         self.buffer_ms = buffer_ms
         self.lock = RLock()
+        self._forks = forks()
         if isinstance(argument, Rate):
             argument = [argument]
         if isinstance(argument, list):
@@ -151,6 +153,7 @@ class Limiter(engine.Admission):
 
     def _decide_path(self) -> bool:
         """See whether a call comes to nothing but the window log of one bucket, and let the engine know."""
+        seen = self._look()
         factory = self.bucket_factory
         if not (_is_as_made(self, _LIMITER) and _is_as_made(factory, _FACTORY)):
             return False
@@ -165,7 +168,7 @@ class Limiter(engine.Admission):
             if now_ns is None:
                 return False
         bucket._refresh()
-        self._rely(bucket, now_ns, self, factory, bucket, bucket._algorithm, clock)
+        self._rely(seen, bucket, now_ns, self, factory, bucket, bucket._algorithm, clock)
         return True
 
     def handle_bucket_put(
@@ -289,11 +292,12 @@ class Limiter(engine.Admission):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "lock"}
+        return {name: value for name, value in vars(self).items() if name not in ("lock", "_forks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.lock = RLock()
+        self._forks = forks()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arguments.newobj, (type(self),), self.__getstate__()

@@ -107,9 +107,9 @@ class WindowLog:
         return bisect_left(self.times, instant, self.first)
 
     def take_back(self, weight: int, instant: int) -> None:
-        """Take out what was entered at `instant`."""
+        """Take out what was entered at `instant`, as far as it is not forgotten."""
         place = self.find(instant)
-        while weight > 0 and place < len(self.times):
+        while weight > 0 and place < len(self.times) and self.times[place] == instant:
             part = min(weight, self.weights[place])
             for rate in self.rates:
                 if rate.tail <= place:

@@ -61,10 +61,12 @@ class InMemoryBucket(AbstractBucket, engine.Window):
 
     def _reconfigure(self) -> None:
         """Tell the engine the rates as they are now."""
+        rates = self._rates
+        self._look(rates)
         self._configure(
-            self._rates,
-            [min(int(rate.limit), MOST) for rate in self._rates],
-            [min(rate.interval * MILLISECOND, MOST) for rate in self._rates],
+            rates,
+            [min(int(rate.limit), MOST) for rate in rates],
+            [min(rate.interval * MILLISECOND, MOST) for rate in rates],
         )
 
     def _refresh(self) -> None:
