@@ -32,8 +32,8 @@ from aiolimiter_fast._core.leaky cimport (
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
     HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_drop, window_due, window_failing,
-    window_find, window_free, window_last, window_rate, window_rate_due, window_reserve, window_slot, window_t, window_take_back,
-    window_trim,
+    window_find, window_free, window_last, window_rate, window_rate_due, window_reserve, window_slot, window_t,
+    window_take_back, window_trim,
 )
 
 import warnings

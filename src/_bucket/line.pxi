@@ -4,7 +4,7 @@
 cdef unsigned long changes = 0    # to objects that a fast path relies on
 cdef object CHANGING = object()   # whose section guards the count
 
-# Where a clock other than the monotonic one has not moved as far as was slept (ns), for so long at least to the next look.
+# Where a clock other than the monotonic one has not moved as far as was slept, so long at least (ns) to the next look.
 cdef enum:
     LEAST_PAUSE = 1_000_000
 
@@ -358,6 +358,7 @@ cdef class Waiter:
     cdef int64_t granted          # the instant that its permits carry
     cdef long cleared             # `cleared` of the line then
     cdef int64_t sleeps_until     # of a thread
+    cdef bint called              # of a thread: its lock is released, for it to wake up and hold it again
     cdef char state
     cdef bint block
 
@@ -422,7 +423,8 @@ cdef bint call_wake(Waiter self, object here) except -1:
     """Let the caller run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
     try:
         if self.ticket is None:
-            if self.future.locked():
+            if not self.called:
+                self.called = True
                 self.future.release()
         else:
             loop = self.ticket.timer.loop_ref()
@@ -561,6 +563,8 @@ cdef bint call_sleep(Waiter self) except -1:
             pause = min(pause, min(left, LONGEST_SLEEP))
             woken = pause > 0 and lock.acquire(True, pause / 1e9)
             with cython.critical_section(line):
+                if woken:
+                    self.called = False
                 now = line.now()
                 if self.state == WAITING:
                     line.release(now, SLICE)
@@ -621,7 +625,12 @@ cdef int line_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 
 
 cdef int line_clear(PyObject* self) noexcept:
-    (<Line>self).drop(False)
+    """Let go of the waiters; the clock and the loops may be gone already."""
+    cdef Waiter waiter
+    while (<Line>self).first != NULL:
+        waiter = <Waiter>(<Line>self).first
+        (<Line>self).unlink(waiter, LOST)
+        (<Line>self).let_go(waiter)
     return 0
 
 

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from aiolimiter_fast._forking import deciding, forks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -65,7 +68,7 @@ class Waits:
     def seconds(self) -> float:
         return 0 if self.began is None else time.monotonic() - self.began
 
-    def __enter__(self) -> Waits:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

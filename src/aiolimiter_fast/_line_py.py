@@ -93,8 +93,8 @@ class Waiter:
     """A caller in the line: a task by its future, a thread by a lock."""
 
     __slots__ = (
-        "cleared", "expiry", "future", "granted", "limiter", "line", "name", "patience", "since", "sleeps_until",
-        "state", "ticket", "weight",
+        "called", "cleared", "expiry", "future", "granted", "limiter", "line", "name", "patience", "since",
+        "sleeps_until", "state", "ticket", "weight",
     )  # fmt: skip
 
     def __init__(self, limiter: Admission, line: Window, name: str, weight: int, patience: int) -> None:
@@ -107,6 +107,8 @@ class Waiter:
         self.ticket: Ticket | None = None
         self.expiry: Patience | None = None
         self.future: Any = None
+        # Of a thread: its lock is released, for it to wake up and hold it again.
+        self.called = False
         self.since = self.granted = self.cleared = self.sleeps_until = 0
 
     def resolve(self) -> None:
@@ -117,7 +119,8 @@ class Waiter:
         """Let the caller run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
         try:
             if self.ticket is None:
-                if self.future.locked():
+                if not self.called:
+                    self.called = True
                     self.future.release()
                 return True
             loop = self.ticket.timer.loop_ref()
@@ -162,8 +165,8 @@ class Window(Watched):
     """
 
     __slots__ = (
-        "_cleared", "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed", "_rate_objects",
-        "_tickets",
+        "_cleared", "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed",
+        "_rate_objects", "_tickets",
     )  # fmt: skip
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -584,6 +587,8 @@ class Admission(Watched):
                 pause = min(pause, left, LONGEST_SLEEP)
                 woken = pause > 0 and waiter.future.acquire(True, pause / 1e9)
                 with deciding:
+                    if woken:
+                        waiter.called = False
                     now = window._now()
                     if waiter.state == WAITING:
                         window._release(now, SLICE)
