@@ -14,6 +14,7 @@ cdef class Window(Line):
     cdef int64_t units            # in the log
     cdef int64_t gone             # that have left it since `leak` was called last
     cdef bint leaks               # nobody will call `leak`
+    cdef Py_ssize_t longest       # the rate whose window is the longest
     cdef list rates_              # the caller's own objects, one per rate
     cdef unsigned long seen       # `changes` when they were read
     cdef object failing           # of these the one that refused last; None after an admission
@@ -138,8 +139,8 @@ cdef class Window(Line):
     cdef inline int expire(self) except -1:
         """Forget what the longest window has been moved past."""
         cdef int64_t units
-        if self.log.count and self.log.first < self.log.rates[self.log.count - 1].tail:
-            units = self.forget(self.log.rates[self.log.count - 1].tail)
+        if self.log.count and self.log.first < self.log.rates[self.longest].tail:
+            units = self.forget(self.log.rates[self.longest].tail)
             if not self.leaks:
                 self.gone += units
         return 0
@@ -188,11 +189,23 @@ cdef class Window(Line):
                         table[i].used += self.log.weights[window_slot(&self.log, number)]
                 self.log.rates, table = table, self.log.rates
                 self.log.count = count
+                self.longest = 0
+                for i in range(count):
+                    if self.log.rates[i].interval > self.log.rates[self.longest].interval:
+                        self.longest = i
                 self.rates_ = rates
                 self.failing = self.last_wait = None
                 self.replan()
         finally:
             PyMem_RawFree(table)
+
+    cdef int refresh(self) except -1:
+        if self.seen != changes and self.rates_ is not None:
+            self._refresh()
+        return 0
+
+    def _refresh(self):
+        """Read the rates again if one of them may have been changed."""
 
     cdef int replan(self) except -1:
         """Serve and plan anew those who wait, after a change."""
@@ -290,19 +303,19 @@ cdef class Window(Line):
             self.failing = self.last_wait = None
             self.replan()
 
-    def _wait_time(self, int64_t weight):
-        """Nanoseconds until a newcomer would be admitted, behind those who wait; -1 if never."""
+    def _wait_time(self, int64_t weight, instant):
+        """Nanoseconds from an instant until a newcomer would be admitted, behind those who wait; -1 if never."""
         cdef int64_t now, due
         with cython.critical_section(self):
-            now = self.now()
+            now = clock_ns() if instant is None else instant
             due = self.foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self):
-        """Units that each rate has left now."""
+    def _room(self, instant):
+        """Units that each rate has left at an instant; None is now, by the monotonic clock."""
         cdef Py_ssize_t i
         with cython.critical_section(self):
-            window_advance(&self.log, self.now())
+            window_advance(&self.log, clock_ns() if instant is None else <int64_t>instant)
             return [max(self.log.rates[i].limit - self.log.rates[i].used, 0) for i in range(self.log.count)]
 
     def _deny(self, rate, wait):
@@ -391,13 +404,13 @@ cdef class Admission(Watched):
         Raises ValueError (timeout), RuntimeError (a timeout with blocking=False), AssertionError (weight below 0),
         TypeError.
         """
-        cdef int64_t weight_, patience
+        cdef int64_t weight_, patience, now
         cdef int decision
         cdef bint waits
         if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
             return self._acquire(name, weight, blocking, timeout)
         waits = blocking is True and patience > 0
-        decision = self.decide(weight_, name, waits)
+        decision = self.decide(self.window, weight_, name, waits, &now)
         if decision == 0 and waits:
             return self._block(name, weight, timeout)
         return decision == 1
@@ -431,14 +444,15 @@ cdef class Admission(Watched):
 
     def _decide(self, name, int64_t weight, bint waits):
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        return self.decide(weight, name, waits)
+        cdef int64_t now
+        return self.decide(self.window, weight, name, waits, &now)
 
-    cdef int decide(self, int64_t weight, object name, bint waits) except -2:
-        """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        cdef Window window = self.window
+    cdef int decide(self, Window window, int64_t weight, object name, bint waits, int64_t* now) except -2:
+        """Take `weight` if it is admitted `now`, which is read here: 1; 0 if not, -1 if never."""
         cdef int decision
         with cython.critical_section(window):
-            decision = window.enter(weight, name, window.now(), waits)
+            now[0] = window.now()
+            decision = window.enter(weight, name, now[0], waits)
             if decision == 1:
                 self.admitted += 1
                 window.admit()

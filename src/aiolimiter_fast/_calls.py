@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,7 @@ class Pause:
 
 
 class Turn:
-    """The wait for those tasks that came to a bucket before."""
+    """The wait for those tasks that came to a bucket before; resumed with whether there were any."""
 
     __slots__ = ("bucket",)
 
@@ -104,8 +105,9 @@ class Calls:
 
     def put(self, bucket: Any, item: Any, deadline: float | None) -> Steps:
         """Put the item, again and again where the call may wait; say whether it was admitted."""
-        if self.blocking:
-            yield Turn(bucket)
+        if self.blocking and self.asynchronous and (yield Turn(bucket)):
+            fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
+            item.timestamp = fresh.timestamp
         while not (yield from settled(bucket.put(item))):
             if not self.blocking:
                 return False
@@ -133,7 +135,7 @@ class Calls:
                 if isinstance(step, Pause):
                     if step.seconds > 0:
                         self.sleep(step.seconds)
-                elif not isinstance(step, Turn):
+                else:
                     self.asynchronous = True
                     return self._continue(steps, step, deadline, began)
         except StopIteration as stop:
@@ -149,26 +151,33 @@ class Calls:
         return await self._continue(steps, None, deadline, time.monotonic())
 
     async def _continue(self, steps: Steps, step: Any, deadline: float | None, began: float) -> bool:
-        turn = None
+        queue: Queue | None = None
+        has_turn = False
         try:
             while True:
                 value = None
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
                 elif isinstance(step, Turn):
-                    turn = await turn_at(step.bucket, deadline)
+                    await queue.join(deadline)  # type: ignore[union-attr]
+                    value = has_turn = True
                 elif step is not None:
                     value = await within(step, deadline)
                 with combined_lock(self.limiter.lock, True):
                     step = steps.send(value)
+                    if isinstance(step, Turn):
+                        queue = queue_at(step.bucket)
+                        if not queue.taken:
+                            queue.taken = has_turn = True
+                            step = steps.send(False)
         except StopIteration as stop:
             admitted: bool = stop.value
         except Expired:
             admitted = False
         finally:
             steps.close()
-            if turn is not None:
-                turn.release()
+            if has_turn:
+                queue.leave()  # type: ignore[union-attr]
         self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
         return admitted
 
@@ -196,15 +205,45 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
         raise Expired("the deadline has passed") from error
 
 
-# Per loop and bucket, as long as somebody waits there.
-turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Lock]] = WeakKeyDictionary()
+class Queue:
+    """The tasks of one loop that want one bucket: one has it, the others wait in order of arrival."""
+
+    __slots__ = ("__weakref__", "taken", "waiters")
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.waiters: deque[asyncio.Future[None]] = deque()
+
+    async def join(self, deadline: float | None) -> None:
+        """Wait until those who came before have left."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiters.append(future)
+        try:
+            await within(future, deadline)
+        except BaseException:
+            if future.done() and not future.cancelled():  # it had its turn already
+                self.leave()
+            else:
+                self.waiters.remove(future)
+            raise
+
+    def leave(self) -> None:
+        """Hand the turn on."""
+        while self.waiters:
+            future = self.waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self.taken = False
 
 
-async def turn_at(bucket: Any, deadline: float | None) -> asyncio.Lock:
-    """Wait for the tasks of this loop that came to the bucket before; the caller releases what it gets."""
-    locks = turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    turn = locks.get(id(bucket))
-    if turn is None:
-        turn = locks[id(bucket)] = asyncio.Lock()
-    await (within(turn.acquire(), deadline) if turn.locked() else turn.acquire())
-    return turn
+# Per loop and bucket, as long as somebody is there.
+queues: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, Queue]] = WeakKeyDictionary()
+
+
+def queue_at(bucket: Any) -> Queue:
+    here = queues.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    queue = here.get(id(bucket))
+    if queue is None:
+        queue = here[id(bucket)] = Queue()
+    return queue

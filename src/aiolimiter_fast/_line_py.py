@@ -176,8 +176,9 @@ class Window(Watched):
 
     def _charge(self, weight: int, name: Any, now: int) -> None:
         log = self._log
-        if log.first < log.rates[-1].tail:
-            units = log.forget(log.rates[-1].tail)
+        longest = max(log.rates, key=lambda rate: rate.interval).tail
+        if log.first < longest:
+            units = log.forget(longest)
             if not self._leaks_:
                 self._gone += units
         log.append(now, weight, name if type(name) is str else str(name))
@@ -226,6 +227,7 @@ class Window(Watched):
     def _release(self, now: int, budget: int) -> int:
         """Serve those whose time has come, in order, and wake them; say how many."""
         woken = 0
+        self._refresh()
         here = _loop_py.running_loop()
         while self._line and woken < budget:
             waiter = self._first()
@@ -329,6 +331,9 @@ class Window(Watched):
     def _is_current(self) -> bool:
         return False
 
+    def _refresh(self) -> None:
+        """Read the rates again if one of them may have been changed."""
+
     def _take(self, name: Any, weight: int, now: int) -> Any:
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
         with deciding:
@@ -380,15 +385,15 @@ class Window(Watched):
                 self._release(now, SLICE)
                 self._plan(now)
 
-    def _wait_time(self, weight: int) -> int:
+    def _wait_time(self, weight: int, instant: int | None) -> int:
         with deciding:
-            now = self._now()
+            now = clock_ns() if instant is None else instant
             due = self._foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self) -> list[int]:
+    def _room(self, instant: int | None) -> list[int]:
         with deciding:
-            self._log.advance(self._now())
+            self._log.advance(clock_ns() if instant is None else instant)
             return [max(rate.limit - rate.used, 0) for rate in self._log.rates]
 
     def _deny(self, rate: Any, wait: Any) -> None:
