@@ -218,7 +218,7 @@ cdef class Line(Watched):
                         self.remove(waiter)
             if not closed_only:
                 self.tickets = []
-            self.plan(self.now())
+            self.plan(self.now() if self.waiting else 0)  # the garbage collector may have taken the clock
         return 0
 
 

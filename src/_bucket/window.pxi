@@ -358,6 +358,7 @@ cdef class Admission(Watched):
     cdef long long admitted
     cdef long long refused
     cdef int64_t waited           # ns
+    cdef Py_ssize_t pausing       # calls that wait elsewhere than in the window's line
 
     def _rely(self, Window window, clock, *objects):
         """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns)."""
@@ -480,9 +481,14 @@ cdef class Admission(Watched):
             self.waited += waited
         return 0
 
+    def _pause(self, int calls):
+        """Count calls that begin to wait without a line, or end."""
+        with cython.critical_section(self):
+            self.pausing += calls
+
     def _counts(self):
         """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
-        cdef Py_ssize_t waiting = 0 if self.window is None else self.window.waiting
+        cdef Py_ssize_t waiting = self.pausing + (0 if self.window is None else self.window.waiting)
         return self.admitted, self.refused, waiting, seconds(self.waited)
 
 

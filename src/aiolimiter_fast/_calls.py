@@ -42,6 +42,24 @@ class Turn:
         self.bucket = bucket
 
 
+class Wait:
+    """Counts for how long a call waits, and that it does."""
+
+    __slots__ = ("began", "limiter", "nanoseconds")
+
+    def __init__(self, limiter: Any) -> None:
+        self.limiter = limiter
+        self.nanoseconds = 0
+
+    def __enter__(self) -> None:
+        self.limiter._pause(1)
+        self.began = time.monotonic_ns()
+
+    def __exit__(self, *exc: object) -> None:
+        self.nanoseconds += time.monotonic_ns() - self.began
+        self.limiter._pause(-1)
+
+
 class Expired(TimeoutError):
     """The deadline of a call has passed."""
 
@@ -125,7 +143,8 @@ class Calls:
         return True
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
-        began, value = time.monotonic(), None
+        value = None
+        wait = Wait(self.limiter)
         try:
             while True:
                 left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
@@ -133,33 +152,37 @@ class Calls:
                     step = steps.send(value)
                 value = None
                 if isinstance(step, Pause):
-                    if step.seconds > 0:
-                        self.sleep(step.seconds)
+                    with wait:
+                        if step.seconds > 0:
+                            self.sleep(step.seconds)
                 else:
                     self.asynchronous = True
-                    return self._continue(steps, step, deadline, began)
+                    return self._continue(steps, step, deadline)
         except StopIteration as stop:
             admitted: bool = stop.value
         except Expired:
             steps.close()
             admitted = False
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
     async def drive_async(self, steps: Steps, deadline: float | None) -> bool:
         self.asynchronous = True
-        return await self._continue(steps, None, deadline, time.monotonic())
+        return await self._continue(steps, None, deadline)
 
-    async def _continue(self, steps: Steps, step: Any, deadline: float | None, began: float) -> bool:
+    async def _continue(self, steps: Steps, step: Any, deadline: float | None) -> bool:
+        wait = Wait(self.limiter)
         queue: Queue | None = None
         has_turn = False
         try:
             while True:
                 value = None
                 if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
+                    with wait:
+                        await asyncio.sleep(step.seconds)
                 elif isinstance(step, Turn):
-                    await queue.join(deadline)  # type: ignore[union-attr]
+                    with wait:
+                        await queue.join(deadline)  # type: ignore[union-attr]
                     value = has_turn = True
                 elif step is not None:
                     value = await within(step, deadline)
@@ -178,14 +201,19 @@ class Calls:
             steps.close()
             if has_turn:
                 queue.leave()  # type: ignore[union-attr]
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
 
 def settled(value: Any) -> Generator[Any, Any, Any]:
     """`value`, or what comes of it where it is awaitable."""
     while inspect.isawaitable(value):
-        value = yield value
+        try:
+            value = yield value
+        except GeneratorExit:  # noqa: PERF203  # nobody is going to await it
+            if inspect.iscoroutine(value):
+                value.close()
+            raise
     return value
 
 

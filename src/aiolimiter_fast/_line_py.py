@@ -286,7 +286,7 @@ class Window(Watched):
                     self._remove(waiter)
             if not closed_only:
                 self._tickets = []
-            self._plan(self._now())
+            self._plan(self._now() if self._line else 0)
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
@@ -415,15 +415,16 @@ class Window(Watched):
 class Admission(Watched):
     """The way into a window; see the extension's class of the same name."""
 
-    __slots__ = ("_admitted", "_refused", "_waited", "_window")
+    __slots__ = ("_admitted", "_pausing", "_refused", "_waited", "_window")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._admitted = self._refused = self._waited = 0
+        self._admitted = self._pausing = self._refused = self._waited = 0
         self._window = None
         return self
 
     _admitted: int
+    _pausing: int
     _refused: int
     _waited: int
     _window: Window | None
@@ -536,7 +537,11 @@ class Admission(Watched):
             self._refused += not admitted
             self._waited += waited
 
+    def _pause(self, calls: int) -> None:
+        with deciding:
+            self._pausing += calls
+
     def _counts(self) -> tuple[int, int, int, float]:
         """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
-        waiting = 0 if self._window is None else len(self._window._line)
+        waiting = self._pausing + (0 if self._window is None else len(self._window._line))
         return self._admitted, self._refused, waiting, self._waited / 1e9

@@ -199,8 +199,8 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         if self._is_sliding():
             return list(self._room(now))
         algorithm: Any = self._algorithm
-        counts = self._counts_at(self._milliseconds())
-        return [max(int(algorithm.max_weight(rate)) - count, 0) for rate, count in zip(self._rates, counts, strict=True)]
+        pairs = zip(self._rates, self._counts_at(self._milliseconds()), strict=True)
+        return [max(int(algorithm.max_weight(rate)) - count, 0) for rate, count in pairs]
 
     def wait_time(self, weight: int = 1) -> float:
         """Seconds until a newcomer of `weight` would be admitted, behind those who wait; inf if never.
