@@ -194,7 +194,9 @@ cdef class Window(Line):
                     if self.log.rates[i].interval > self.log.rates[self.longest].interval:
                         self.longest = i
                 self.rates_ = rates
-                self.failing = self.last_wait = None
+                self.last_wait = None
+                if self.failing is not None and self.failing not in rates:
+                    self.failing = None
                 self.replan()
         finally:
             PyMem_RawFree(table)

@@ -322,7 +322,8 @@ class Window(Watched):
                 self._log.configure([RateWindow(*numbers) for numbers in zip(limits, intervals, strict=True)])
             if changed or any(new is not old for new, old in zip(rates, self._rate_objects, strict=False)):
                 self._rate_objects = rates
-                self._last_denial = (None, None)
+                failing = self._last_denial[0]
+                self._last_denial = (failing if failing in rates else None, None)
             if changed and self._line:
                 now = self._now()
                 self._release(now, SLICE)

@@ -69,8 +69,6 @@ class AbstractBucket(ABC):
 
     def put_decision(self, item: RateItem) -> Decision | Awaitable[Decision]:
         """Put the item, and say what came of it."""
-        if item.weight == 0:
-            return ADMITTED
         admitted = self.put(item)
         return self._decided_later(admitted, item) if isawaitable(admitted) else self._decided(item)
 
@@ -79,7 +77,7 @@ class AbstractBucket(ABC):
         return self._decided(item)
 
     def _decided(self, item: RateItem) -> Decision:
-        if self.failing_rate is None:
+        if self.failing_rate is None or item.weight == 0:
             return ADMITTED
         wait = self._last_wait
         known = wait is not None and wait[0] == item.weight
