@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
@@ -21,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 import aiolimiter_fast
 from aiolimiter_fast import _engine
-from aiolimiter_fast._twin import importing, load_twin
+from aiolimiter_fast._twin import importing, load_all, load_twin
 from aiolimiter_fast._waiting.asyncio import attach
 from aiolimiter_fast.testing import ManualClock
 
@@ -49,9 +48,7 @@ def load_package(name: str) -> ModuleType:
 
 
 def modules_of(package: ModuleType) -> dict[str, ModuleType]:
-    if package is not aiolimiter_fast:
-        return load_twin()
-    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "aiolimiter_fast"}
+    return load_all() if package is aiolimiter_fast else load_twin()
 
 
 @pytest.fixture(scope="session", params=MODULES)

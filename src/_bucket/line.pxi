@@ -1,6 +1,9 @@
 """Callers in order of arrival, threads and tasks alike. Included by `_bucket.pyx`."""
 
 
+cdef enum:
+    PENDING = -1    # neither admitted nor refused yet
+
 cdef unsigned long changes = 0    # to objects that a fast path relies on
 cdef object CHANGING = object()   # whose section guards the count
 
@@ -84,6 +87,10 @@ cdef class Line(Watched):
         """How many units may pass the first waiter."""
         return 0
 
+    cdef int refresh(self) except -1:
+        """Take note of what was changed since."""
+        return 0
+
     cdef inline int64_t now(self) except? -1:
         return clock_ns() if self.clock is None else self.clock()
 
@@ -159,6 +166,7 @@ cdef class Line(Watched):
         cdef Py_ssize_t woken = 0
         cdef Waiter waiter
         cdef int64_t due
+        self.refresh()
         here = running_loop()
         while self.waiting and woken < budget:
             waiter = <Waiter>self.first
@@ -278,7 +286,7 @@ cdef class Line(Watched):
                         self.let_go(waiter)
             if not closed_only:
                 self.tickets = []
-            self.plan(self.now())
+            self.plan(self.now() if self.waiting else 0)  # the garbage collector may have taken the clock
         return 0
 
 
@@ -348,6 +356,7 @@ cdef class Waiter:
     cdef Line line
     cdef str name
     cdef object future
+    cdef object instead           # the coroutine that does it, if the fast path was left before this was awaited
     cdef Ticket ticket            # None for a thread
     cdef Patience expiry          # None for a thread, or without a timeout
     cdef void* earlier            # neighbours in order of arrival; borrowed
@@ -396,19 +405,23 @@ cdef class Waiter:
         return self.send(None)
 
     def send(self, value):
-        cdef bint admitted = False
+        cdef int admitted = PENDING
         future = call_proceed(self, &admitted)
-        if future is None:
-            raise StopIteration(admitted)
+        if admitted != PENDING:
+            raise StopIteration(admitted == 1)
         return future
 
     def throw(self, type, value=None, traceback=None):
+        if self.instead is not None:
+            return self.instead.throw(exception(type, value, traceback))
         if self.state == DONE:
             raise RuntimeError("cannot reuse already awaited coroutine")
         call_abandon(self)
         raise exception(type, value, traceback)
 
     def close(self):
+        if self.instead is not None:
+            self.instead.close()
         call_abandon(self)
 
     def __repr__(self):
@@ -474,14 +487,16 @@ cdef int call_abandon(Waiter self) except -1:
     return 0
 
 
-cdef object call_proceed(Waiter self, bint* admitted):
-    """The next step of the coroutine: None when it returns, or the future that it waits for."""
+cdef object call_proceed(Waiter self, int* admitted):
+    """The next step of the coroutine: give the future that it waits for, or set `admitted` when it returns."""
     cdef char state = self.state
     cdef int64_t waited = 0
     if state == CREATED:
         self.state = DONE
         return call_begin(self, admitted)
     if state == DONE:
+        if self.instead is not None:
+            return call_instead(self, admitted)
         raise RuntimeError("cannot reuse already awaited coroutine")
     with cython.critical_section(self.line):
         waited = self.line.now() - self.since
@@ -498,12 +513,33 @@ cdef object call_proceed(Waiter self, bint* admitted):
     return None
 
 
-cdef object call_begin(Waiter self, bint* admitted):
-    cdef Line line = self.line
+cdef object call_instead(Waiter self, int* admitted):
+    """The next step of what was called instead."""
+    try:
+        return self.instead.send(None)
+    except StopIteration as stop:
+        admitted[0] = stop.value is True
+        self.instead = None
+    except BaseException:
+        self.instead = None
+        raise
+
+
+cdef object call_begin(Waiter self, int* admitted):
+    cdef Line line
+    cdef Window window = self.limiter.path()
     cdef int64_t now
+    cdef int decision
     cdef bint waits = self.block and self.patience > 0
-    cdef int decision = self.limiter.decide(<Window>line, self.weight, self.name, waits)
     cdef LoopTimer timer
+    if window is None:  # something was changed since the call
+        if not self.limiter._decide_path():
+            patience = -1 if self.patience == NEVER else self.patience / 1e9
+            self.instead = self.limiter._acquire_async(self.name, self.weight, bool(self.block), patience)
+            return call_instead(self, admitted)
+        window = self.limiter.window_()
+    self.line = line = window
+    decision = self.limiter.decide(window, self.weight, self.name, waits)
     if decision != 0 or not waits:
         admitted[0] = decision == 1
         return None
@@ -584,10 +620,10 @@ cdef bint call_sleep(Waiter self) except -1:
 
 
 cdef int call_send(Waiter self, object value, PyObject** result) except -1:
-    cdef bint admitted = False
+    cdef int admitted = PENDING
     future = call_proceed(self, &admitted)
-    if future is None:
-        future = admitted
+    if admitted != PENDING:
+        future = admitted == 1
         Py_INCREF(future)
         result[0] = <PyObject*>future
         return PYGEN_RETURN
@@ -597,10 +633,10 @@ cdef int call_send(Waiter self, object value, PyObject** result) except -1:
 
 
 cdef PyObject* call_next(Waiter self) except? NULL:
-    cdef bint admitted = False
+    cdef int admitted = PENDING
     future = call_proceed(self, &admitted)
-    if future is None:
-        PyErr_SetObject(StopIteration, admitted)
+    if admitted != PENDING:
+        PyErr_SetObject(StopIteration, admitted == 1)
         return NULL
     Py_INCREF(future)
     return <PyObject*>future

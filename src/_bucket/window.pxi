@@ -14,6 +14,7 @@ cdef class Window(Line):
     cdef int64_t units            # in the log
     cdef int64_t gone             # that have left it since `leak` was called last
     cdef bint leaks               # nobody will call `leak`
+    cdef Py_ssize_t longest       # the rate whose window is the longest
     cdef list rates_              # the caller's own objects, one per rate
     cdef unsigned long seen       # `changes` when they were read
     cdef object failing           # of these the one that refused last; None after an admission
@@ -137,8 +138,8 @@ cdef class Window(Line):
     cdef inline int expire(self) except -1:
         """Forget what the longest window has been moved past."""
         cdef int64_t units
-        if self.log.count and self.log.first < self.log.rates[self.log.count - 1].tail:
-            units = self.forget(self.log.rates[self.log.count - 1].tail)
+        if self.log.count and self.log.first < self.log.rates[self.longest].tail:
+            units = self.forget(self.log.rates[self.longest].tail)
             if not self.leaks:
                 self.gone += units
         return 0
@@ -184,8 +185,14 @@ cdef class Window(Line):
                         table[i].used += self.log.weights[window_slot(&self.log, number)]
                 self.log.rates, table = table, self.log.rates
                 self.log.count = count
+                self.longest = 0
+                for i in range(count):
+                    if self.log.rates[i].interval > self.log.rates[self.longest].interval:
+                        self.longest = i
                 self.rates_ = rates
-                self.failing = self.last_wait = None
+                self.last_wait = None
+                if self.failing is not None and self.failing not in rates:
+                    self.failing = None
                 self.replan()
         finally:
             PyMem_RawFree(table)
@@ -197,6 +204,14 @@ cdef class Window(Line):
                 if isinstance(rate, Watched):
                     (<Watched>rate).relied = True
             self.seen = changes
+
+    cdef int refresh(self) except -1:
+        if self.seen != changes and self.rates_ is not None:
+            self._refresh()
+        return 0
+
+    def _refresh(self):
+        """Read the rates again if one of them may have been changed."""
 
     def _is_current(self):
         """Whether no object that anybody relies on was changed since the rates were read."""
@@ -287,20 +302,20 @@ cdef class Window(Line):
             self.failing = self.last_wait = None
             self.replan()
 
-    def _wait_time(self, int64_t weight):
-        """Nanoseconds until a newcomer would be admitted, behind those who wait; -1 if never."""
+    def _wait_time(self, int64_t weight, instant):
+        """Nanoseconds from an instant until a newcomer would be admitted, behind those who wait; -1 if never."""
         cdef int64_t now, due
         with cython.critical_section(self):
             self.renew()
-            now = self.now()
+            now = clock_ns() if instant is None else instant
             due = self.foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self):
-        """Units that each rate has left now."""
+    def _room(self, instant):
+        """Units that each rate has left at an instant; None is now, by the monotonic clock."""
         cdef Py_ssize_t i
         with cython.critical_section(self):
-            window_advance(&self.log, self.now())
+            window_advance(&self.log, clock_ns() if instant is None else <int64_t>instant)
             return [max(self.log.rates[i].limit - self.log.rates[i].used, 0) for i in range(self.log.count)]
 
     def _deny(self, rate, wait):
@@ -345,7 +360,7 @@ cdef class Admission(Watched):
     cdef long long admitted
     cdef long long refused
     cdef int64_t waited           # ns
-    cdef long queued              # calls that wait elsewhere than in the window's line
+    cdef Py_ssize_t pausing       # calls that wait elsewhere than in the window's line
 
     def _look(self):
         """The number of changes so far, to be asked for before anything is looked at that `_rely` will rely on."""
@@ -476,11 +491,6 @@ cdef class Admission(Watched):
         waiter.state = DONE
         return call_sleep(waiter)
 
-    def _queue(self, long calls):
-        """Note that so many calls more wait, elsewhere than in the window's line."""
-        with cython.critical_section(self):
-            self.queued += calls
-
     def _note(self, bint admitted, int64_t waited):
         """Note what came of a call, and the ns that it waited."""
         self.note(admitted, waited)
@@ -494,6 +504,11 @@ cdef class Admission(Watched):
             self.waited += max(waited, 0)
         return 0
 
+    def _pause(self, int calls):
+        """Count calls that begin to wait without a line, or end."""
+        with cython.critical_section(self):
+            self.pausing += calls
+
     def _counts(self):
         """Calls admitted, calls refused, calls that wait now, and the seconds that they waited."""
         cdef Window window = self.window_()
@@ -505,7 +520,7 @@ cdef class Admission(Watched):
                 for waiter in window.waiters():
                     waiting += waiter.limiter is self
         with cython.critical_section(self):
-            return self.admitted, self.refused, waiting + self.queued, seconds(self.waited)
+            return self.admitted, self.refused, waiting + self.pausing, seconds(self.waited)
 
 
 cdef inline bint is_plain_call(

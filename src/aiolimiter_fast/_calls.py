@@ -10,16 +10,14 @@ import asyncio
 import inspect
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from aiolimiter_fast._forking import deciding, forks
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -47,34 +45,22 @@ class Turn:
         self.bucket = bucket
 
 
-class Expired(TimeoutError):
-    """The deadline of a call has passed."""
+class Wait:
+    """Counts for how long a call waits, and that it does."""
 
-
-class Waits:
-    """Counts a call among those that wait, from its first wait to its end."""
-
-    __slots__ = ("began", "limiter")
+    __slots__ = ("began", "limiter", "nanoseconds")
 
     def __init__(self, limiter: Any) -> None:
         self.limiter = limiter
-        self.began: float | None = None
+        self.nanoseconds = 0
 
-    def begin(self) -> None:
-        if self.began is None:
-            self.began = time.monotonic()
-            self.limiter._queue(1)
-
-    def seconds(self) -> float:
-        return 0 if self.began is None else time.monotonic() - self.began
-
-    def __enter__(self) -> Self:
-        return self
+    def __enter__(self) -> None:
+        self.limiter._pause(1)
+        self.began = time.monotonic_ns()
 
     def __exit__(self, *exc: object) -> None:
-        if self.began is not None:
-            self.began = None
-            self.limiter._queue(-1)
+        self.nanoseconds += time.monotonic_ns() - self.began
+        self.limiter._pause(-1)
 
 
 def lock_of(limiter: Any) -> Any:
@@ -87,6 +73,10 @@ def lock_of(limiter: Any) -> Any:
                 limiter.lock = locks if len(locks) > 1 else locks[0]
                 limiter._forks = forks()
     return limiter.lock
+
+
+class Expired(TimeoutError):
+    """The deadline of a call has passed."""
 
 
 @contextmanager
@@ -148,8 +138,7 @@ class Calls:
 
     def put(self, bucket: Any, item: Any, deadline: float | None) -> Steps:
         """Put the item, again and again where the call may wait; say whether it was admitted."""
-        if self.blocking and (yield Turn(bucket)):
-            # Time has passed since the item was made.
+        if self.blocking and self.asynchronous and (yield Turn(bucket)):
             fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
             item.timestamp = fresh.timestamp
         while not (yield from settled(bucket.put(item))):
@@ -170,73 +159,76 @@ class Calls:
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
         value = None
-        with Waits(self.limiter) as waits:
-            try:
-                while True:
-                    left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
-                    with combined_lock(lock_of(self.limiter), True, left):
-                        step = steps.send(value)
-                    value = None
-                    if isinstance(step, Pause):
+        wait = Wait(self.limiter)
+        try:
+            while True:
+                left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
+                with combined_lock(lock_of(self.limiter), True, left):
+                    step = steps.send(value)
+                value = None
+                if isinstance(step, Pause):
+                    with wait:
                         if step.seconds > 0:
-                            waits.begin()
                             self.sleep(step.seconds)
-                    elif not isinstance(step, Turn):
-                        self.asynchronous = True
-                        return self._continue(steps, step, deadline)
-            except StopIteration as stop:
-                admitted: bool = stop.value
-            except Expired:
-                steps.close()
-                admitted = False
-            self._note(admitted, waits)
+                else:
+                    self.asynchronous = True
+                    return self._continue(steps, step, deadline)
+        except StopIteration as stop:
+            admitted: bool = stop.value
+        except Expired:
+            steps.close()
+            admitted = False
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
-
-    def _note(self, admitted: bool, waits: Waits) -> None:
-        self.limiter._note(admitted, int(waits.seconds() * 1e9))
 
     async def drive_async(self, steps: Steps, deadline: float | None) -> bool:
         self.asynchronous = True
         return await self._continue(steps, None, deadline)
 
     async def _continue(self, steps: Steps, step: Any, deadline: float | None) -> bool:
-        turn = None
-        with Waits(self.limiter) as waits:
-            try:
-                while True:
-                    value = None
-                    if isinstance(step, Pause):
-                        waits.begin()
+        wait = Wait(self.limiter)
+        queue: Queue | None = None
+        has_turn = False
+        try:
+            while True:
+                value = None
+                if isinstance(step, Pause):
+                    with wait:
                         await asyncio.sleep(step.seconds)
-                    elif isinstance(step, Turn):
-                        lock = turn_at(step.bucket)
-                        value = lock.locked()
-                        if value:
-                            waits.begin()
-                            await within(lock.acquire(), deadline)
-                        else:
-                            await lock.acquire()
-                        turn = lock
-                    elif step is not None:
-                        value = await within(step, deadline)
-                    with combined_lock(lock_of(self.limiter), True):
-                        step = steps.send(value)
-            except StopIteration as stop:
-                admitted: bool = stop.value
-            except Expired:
-                admitted = False
-            finally:
-                steps.close()
-                if turn is not None:
-                    turn.release()
-            self._note(admitted, waits)
+                elif isinstance(step, Turn):
+                    with wait:
+                        await queue.join(deadline)  # type: ignore[union-attr]
+                    value = has_turn = True
+                elif step is not None:
+                    value = await within(step, deadline)
+                with combined_lock(lock_of(self.limiter), True):
+                    step = steps.send(value)
+                    if isinstance(step, Turn):
+                        queue = queue_at(step.bucket)
+                        if not queue.taken:
+                            queue.taken = has_turn = True
+                            step = steps.send(False)
+        except StopIteration as stop:
+            admitted: bool = stop.value
+        except Expired:
+            admitted = False
+        finally:
+            steps.close()
+            if has_turn:
+                queue.leave()  # type: ignore[union-attr]
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
 
 def settled(value: Any) -> Generator[Any, Any, Any]:
     """`value`, or what comes of it where it is awaitable."""
     while inspect.isawaitable(value):
-        value = yield value
+        try:
+            value = yield value
+        except GeneratorExit:  # noqa: PERF203  # nobody is going to await it
+            if inspect.iscoroutine(value):
+                value.close()
+            raise
     return value
 
 
@@ -256,14 +248,45 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
         raise Expired("the deadline has passed") from error
 
 
-# Per loop and bucket, as long as somebody waits there.
-turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Lock]] = WeakKeyDictionary()
+class Queue:
+    """The tasks of one loop that want one bucket: one has it, the others wait in order of arrival."""
+
+    __slots__ = ("__weakref__", "taken", "waiters")
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.waiters: deque[asyncio.Future[None]] = deque()
+
+    async def join(self, deadline: float | None) -> None:
+        """Wait until those who came before have left."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiters.append(future)
+        try:
+            await within(future, deadline)
+        except BaseException:
+            if future.done() and not future.cancelled():  # it had its turn already
+                self.leave()
+            else:
+                self.waiters.remove(future)
+            raise
+
+    def leave(self) -> None:
+        """Hand the turn on."""
+        while self.waiters:
+            future = self.waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self.taken = False
 
 
-def turn_at(bucket: Any) -> asyncio.Lock:
-    """What the tasks of this loop hold that wait at the bucket, one at a time."""
-    locks = turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    turn = locks.get(id(bucket))
-    if turn is None:
-        turn = locks[id(bucket)] = asyncio.Lock()
-    return turn
+# Per loop and bucket, as long as somebody is there.
+queues: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, Queue]] = WeakKeyDictionary()
+
+
+def queue_at(bucket: Any) -> Queue:
+    here = queues.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    queue = here.get(id(bucket))
+    if queue is None:
+        queue = here[id(bucket)] = Queue()
+    return queue

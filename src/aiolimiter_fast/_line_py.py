@@ -206,8 +206,9 @@ class Window(Watched):
     def _charge(self, weight: int, name: str, now: int) -> int:
         """Take `weight`, which fits; say which instant it carries."""
         log = self._log
-        if log.first < log.rates[-1].tail:
-            units = log.forget(log.rates[-1].tail)
+        longest = max(log.rates, key=lambda rate: rate.interval).tail
+        if log.first < longest:
+            units = log.forget(longest)
             if not self._leaks_:
                 self._gone += units
         log.append(now, weight, name)
@@ -261,6 +262,7 @@ class Window(Watched):
     def _release(self, now: int, budget: int) -> int:
         """Serve those whose time has come, in order, and wake them; say how many."""
         woken = 0
+        self._refresh()
         here = _loop_py.running_loop()
         while self._line and woken < budget:
             waiter = self._first()
@@ -340,7 +342,7 @@ class Window(Watched):
                     self._remove(waiter, LOST)
             if not closed_only:
                 self._tickets = []
-            self._plan(self._now())
+            self._plan(self._now() if self._line else 0)
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
@@ -376,7 +378,8 @@ class Window(Watched):
                 self._log.configure([RateWindow(*numbers) for numbers in zip(limits, intervals, strict=True)])
             if changed or any(new is not old for new, old in zip(rates, self._rate_objects, strict=False)):
                 self._rate_objects = rates
-                self._last_denial = (None, None)
+                failing = self._last_denial[0]
+                self._last_denial = (failing if failing in rates else None, None)
             if changed:
                 self._replan()
 
@@ -385,6 +388,9 @@ class Window(Watched):
 
     def _is_current(self) -> bool:
         return False
+
+    def _refresh(self) -> None:
+        """Read the rates again if one of them may have been changed."""
 
     def _take(self, name: Any, weight: int, now: int) -> Any:
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
@@ -439,16 +445,16 @@ class Window(Watched):
             self._deny(None, None)
             self._replan()
 
-    def _wait_time(self, weight: int) -> int:
+    def _wait_time(self, weight: int, instant: int | None) -> int:
         with deciding:
             self._renew()
-            now = self._now()
+            now = clock_ns() if instant is None else instant
             due = self._foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self) -> list[int]:
+    def _room(self, instant: int | None) -> list[int]:
         with deciding:
-            self._log.advance(self._now())
+            self._log.advance(clock_ns() if instant is None else instant)
             return [max(rate.limit - rate.used, 0) for rate in self._log.rates]
 
     def _deny(self, rate: Any, wait: Any) -> None:
@@ -470,16 +476,16 @@ class Window(Watched):
 class Admission(Watched):
     """The way into a window; see the extension's class of the same name."""
 
-    __slots__ = ("_admitted", "_queued", "_refused", "_waited", "_window")
+    __slots__ = ("_admitted", "_pausing", "_refused", "_waited", "_window")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._admitted = self._refused = self._waited = self._queued = 0
+        self._admitted = self._pausing = self._refused = self._waited = 0
         self._window = None
         return self
 
     _admitted: int
-    _queued: int
+    _pausing: int
     _refused: int
     _waited: int
     _window: Window | None
@@ -605,11 +611,6 @@ class Admission(Watched):
         self._note(admitted, now - waiter.since)
         return admitted
 
-    def _queue(self, calls: int) -> None:
-        """Note that so many calls more wait, elsewhere than in the window's line."""
-        with deciding:
-            self._queued += calls
-
     def _note(self, admitted: bool, waited: int) -> None:
         """Note what came of a call, and the ns that it waited."""
         with deciding:
@@ -617,11 +618,15 @@ class Admission(Watched):
             self._refused += not admitted
             self._waited += max(waited, 0)
 
+    def _pause(self, calls: int) -> None:
+        with deciding:
+            self._pausing += calls
+
     def _counts(self) -> tuple[int, int, int, float]:
         """Calls admitted, calls refused, calls that wait now, and the seconds that they waited."""
         window = self._window
         with deciding:
-            waiting = self._queued
+            waiting = self._pausing
             if window is not None:
                 window._renew()
                 waiting += sum(waiter.limiter is self for waiter in window._line)

@@ -33,6 +33,16 @@ def importing(modules: dict[str, ModuleType]) -> Iterator[None]:
         sys.modules.update(others)
 
 
+def load_all() -> dict[str, ModuleType]:
+    """Import all of the package that `sys.modules` leads to; return its modules by name."""
+    package = importlib.import_module(_PACKAGE)
+    for name in package.__all__:
+        getattr(package, name)
+    for name in _MODULES:
+        importlib.import_module(f"{_PACKAGE}.{name}")
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _PACKAGE}
+
+
 @lru_cache(None)
 def load_twin() -> dict[str, ModuleType]:
     """Import the package with the extension switched off; return its modules by name."""
@@ -40,14 +50,9 @@ def load_twin() -> dict[str, ModuleType]:
     os.environ[_SWITCH] = "1"
     try:
         with importing({}):
-            package = importlib.import_module(_PACKAGE)
-            for name in package.__all__:
-                getattr(package, name)
-            for name in _MODULES:
-                importlib.import_module(f"{_PACKAGE}.{name}")
+            modules = load_all()
             if importlib.import_module(f"{_PACKAGE}._engine").ENGINE != "twin":
                 raise RuntimeError("asked for the twin, got the extension")
-            modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _PACKAGE}
     finally:
         if switch is None:
             del os.environ[_SWITCH]
