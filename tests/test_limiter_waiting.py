@@ -522,6 +522,21 @@ class TestBucketsByName:
         await clock.run(1)
         assert callers.served == [("a", 0), ("a", 1.001)]
 
+    async def test_who_leaves_as_its_turn_comes_does_so_quietly(
+        self, package: ModuleType, clock: ManualClock, wraps: bool
+    ) -> None:
+        callers = Callers(by_name(package, Milliseconds(clock.time_ns), wraps, (1, SECOND_MS), buffer_ms=0), clock)
+        callers.add("a")
+        tasks = [callers.add("a") for _ in range(3)]
+        await clock.run(0.5)
+        for task in tasks[:2]:
+            task.cancel()
+        await clock.settle()
+        assert [task.cancelled() for task in tasks] == [True, True, False]
+        await clock.run(1)
+        assert callers.served == [("a", 0), ("a", 1.001)]
+        assert callers.limiter.counters.waiting == 0
+
     async def test_nothing_spins_without_a_buffer(self, package: ModuleType, clock: ManualClock, wraps: bool) -> None:
         limiter = by_name(package, Milliseconds(clock.time_ns), wraps, (1, HOUR_MS), buffer_ms=0)
         puts = 0

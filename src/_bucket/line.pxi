@@ -19,7 +19,7 @@ cdef int note_change() except -1:
     return 0
 
 
-cdef str plain(name):
+cdef str text_of(name):
     """A name as a string that runs no code of anybody's when it goes."""
     return name if type(name) is str else str.__str__(str(name))
 
@@ -346,7 +346,6 @@ cdef class Patience(Event):
 
 @cython.final
 @cython.no_gc_clear
-@cython.freelist(64)
 cdef class Waiter:
     """A caller of a limiter: what `try_acquire_async` returns, a lazy awaitable of True or False.
 
@@ -376,12 +375,6 @@ cdef class Waiter:
     cr_code = None
     cr_frame = None
     cr_origin = None
-
-    def __del__(self):
-        if self.state == CREATED:
-            self.state = DONE
-            warn("coroutine 'Limiter.try_acquire_async' was never awaited", RuntimeWarning)
-        call_abandon(self)
 
     @property
     def cr_await(self):
@@ -562,9 +555,12 @@ cdef object call_begin(Waiter self, int* admitted):
             self.ticket = line.ticket(timer)
             if line.due(self.weight, now) == NEVER:  # the rates were changed a moment ago
                 self.state, self.since = REFUSED, now
+                call_forget_patience(self)
                 future.set_result(None)
             else:
                 line.enqueue(self, now)
+                if not PyObject_GC_IsTracked(<PyObject*>self):
+                    PyObject_GC_Track(<PyObject*>self)
                 if line.first == <void*>self or self.ticket.node.place < 0:
                     line.plan(now)
     except BaseException:
@@ -608,6 +604,7 @@ cdef bint call_sleep(Waiter self) except -1:
                     line.unlink(self, EXPIRED)
                     line.let_go(self)
                 line.plan(now)
+                # (Leaving a critical section by `break` leaks a reference to its object.)
                 if self.state == WAITING:
                     until = self.sleeps_until = line.foresee(self, 0, now)
         admitted = self.state == GRANTED
@@ -636,12 +633,58 @@ cdef PyObject* call_next(Waiter self) except? NULL:
     cdef int admitted = PENDING
     future = call_proceed(self, &admitted)
     if admitted != PENDING:
-        PyErr_SetObject(StopIteration, admitted == 1)
+        end_with(admitted == 1)
         return NULL
     Py_INCREF(future)
     return <PyObject*>future
 
 
+# What `await` takes the answer from where it asks tp_iternext; made once, as that takes longer than all else.
+cdef list ends = [StopIteration(False), StopIteration(True)]
+
+
+cdef int end_with(bint admitted) except -1:
+    """Raise StopIteration: a new one only where somebody has kept the last."""
+    if not RECYCLE or Py_REFCNT(<PyObject*>PyList_GET_ITEM(ends, admitted)) > 1:
+        ends[admitted] = StopIteration(admitted)
+    end = ends[admitted]
+    Py_INCREF(StopIteration)
+    Py_INCREF(end)
+    PyErr_Restore(<PyObject*>StopIteration, <PyObject*>end, NULL)
+    return 0
+
+
+cdef spare_t spare_waiters
+
+
+cdef inline Waiter new_waiter():
+    return <Waiter>spare_take(&spare_waiters, Waiter)
+
+
+cdef int call_finish(PyObject* dying) except -1:
+    cdef bint started = (<Waiter>dying).state != CREATED
+    call_abandon(<Waiter>dying)
+    if not started:
+        warn("coroutine 'Limiter.try_acquire_async' was never awaited", RuntimeWarning)
+    return 0
+
+
+cdef void call_dealloc(PyObject* dying) noexcept:
+    """The type's deallocator: see that nothing is left behind, then recycle or free."""
+    if (<Waiter>dying).state != DONE and not spare_dies(dying, call_finish):
+        return
+    if RECYCLE and (<Waiter>dying).future is None:
+        (<Waiter>dying).limiter = None
+        (<Waiter>dying).instead = None
+        (<Waiter>dying).line = None
+        (<Waiter>dying).name = None
+        if spare_keep(&spare_waiters, dying):
+            return
+    spare_waiters.free(dying)
+
+
+spare_waiters.free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Waiter).tp_dealloc
+(<TypeSlots*>Waiter).tp_dealloc = <void*>call_dealloc
 (<TypeSlots*>Waiter).tp_as_async.am_send = <void*>call_send
 (<TypeSlots*>Waiter).tp_flags |= HAVE_AM_SEND
 (<TypeSlots*>Waiter).tp_iternext = <void*>call_next
@@ -662,11 +705,13 @@ cdef int line_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 
 cdef int line_clear(PyObject* self) noexcept:
     """Let go of the waiters; the clock and the loops may be gone already."""
+    cdef Line line = <Line>self
     cdef Waiter waiter
-    while (<Line>self).first != NULL:
-        waiter = <Waiter>(<Line>self).first
-        (<Line>self).unlink(waiter, LOST)
-        (<Line>self).let_go(waiter)
+    cdef list waiters = line.waiters()
+    for waiter in waiters:
+        line.unlink(waiter, DONE)
+    for waiter in waiters:
+        line.let_go(waiter)
     return 0
 
 

@@ -33,6 +33,14 @@ cdef class Window(Line):
         window_advance(&self.log, now)
         return window_due(&self.log, weight)
 
+    cdef inline int take(self, int64_t weight, str name, int64_t now) except -2:
+        """Take `weight` if it fits now and nobody waits: 1; 0 if it does not fit, -1 if it never does."""
+        window_advance(&self.log, now)
+        if window_failing(&self.log, weight) >= 0:
+            return -1 if window_due(&self.log, weight) == NEVER else 0
+        self.charge(weight, name, now)
+        return 1
+
     cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         cdef uint32_t part
         self.expire()
@@ -127,11 +135,11 @@ cdef class Window(Line):
 
     cdef int64_t forget(self, int64_t number) except -1:
         """Forget the entries before `number`, and say how many units that were."""
-        cdef int64_t units
-        cdef int64_t entry
-        for entry in range(self.log.first, number):
-            self.forget_name(entry)
-        units = window_drop(&self.log, number)
+        cdef int64_t units = 0
+        while self.log.first < number:
+            self.forget_name(self.log.first)
+            units += window_pop(&self.log)
+        window_shrink(&self.log)
         self.units -= units
         return units
 
@@ -219,18 +227,17 @@ cdef class Window(Line):
 
     def _take(self, name, int64_t weight, int64_t now):
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
-        name = plain(name)
+        name = text_of(name)
         with cython.critical_section(self):
-            window_advance(&self.log, now)
-            if window_failing(&self.log, weight) >= 0:
+            if self.take(weight, name, now) == 1:
+                self.admit()
+            else:
                 self.deny(weight)
                 return self.failing
-            self.charge(weight, name, now)
-            self.admit()
 
     def _append(self, name, int64_t weight, int64_t now):
         """Enter an item, whatever the rates say."""
-        name = plain(name)
+        name = text_of(name)
         with cython.critical_section(self):
             if not window_reserve(&self.log):
                 raise MemoryError
@@ -352,6 +359,7 @@ cdef class Admission(Watched):
     """
     cdef Window window
     cdef bint decided             # that the calls come to nothing but `window`
+    cdef bint plain               # nobody has overridden `try_acquire`
     cdef unsigned long seen       # `changes` when it was decided
     cdef tuple relied_on
     cdef TypeSlots* types[RELIED]
@@ -366,17 +374,17 @@ cdef class Admission(Watched):
         """The number of changes so far, to be asked for before anything is looked at that `_rely` will rely on."""
         return changes
 
-    def _rely(self, unsigned long seen, Window window not None, clock, *objects):
+    def _rely(self, unsigned long seen, Window window not None, clock, bint plain, *objects):
         """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns).
 
-        `seen` is what `_look` said before the objects were looked at.
+        `plain`: `try_acquire` is the one defined here. `seen` is what `_look` said before the objects were looked at.
         """
         cdef Py_ssize_t i
         cdef bint decided = seen == changes
         if len(objects) > RELIED:
             raise ValueError(f"{len(objects)} objects are more than {RELIED}")
         with cython.critical_section(self):
-            self.decided = False
+            self.decided, self.plain = False, plain
             for i, relied in enumerate(objects):
                 if isinstance(relied, Watched) and not (<Watched>relied).relied:
                     (<Watched>relied).relied = True
@@ -429,7 +437,7 @@ cdef class Admission(Watched):
         if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire(name, weight, blocking, timeout)
         waits = blocking is True and patience > 0
-        decision = self.decide(window, weight_, plain(name), waits)
+        decision = self.decide(window, weight_, text_of(name), waits)
         if decision == 0 and waits:
             return self._block(name, weight, timeout)
         return decision == 1
@@ -444,10 +452,10 @@ cdef class Admission(Watched):
         cdef Window window = self.path()
         if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire_async(name, weight, blocking, timeout)
-        return self.waiter(window, plain(name), weight_, blocking is True, patience)
+        return self.waiter(window, text_of(name), weight_, blocking is True, patience)
 
     cdef inline Waiter waiter(self, Window window, str name, int64_t weight, bint block, int64_t patience):
-        cdef Waiter waiter = Waiter.__new__(Waiter)
+        cdef Waiter waiter = new_waiter()
         waiter.limiter = self
         waiter.line = window
         waiter.name = name
@@ -463,17 +471,19 @@ cdef class Admission(Watched):
 
     def _wait(self, name, int64_t weight, bint block, int64_t patience):
         """The awaitable of a call; patience in ns, below 0 without end."""
-        return self.waiter(self.window_(), plain(name), weight, block, patience if patience >= 0 else NEVER)
+        return self.waiter(self.window_(), text_of(name), weight, block, patience if patience >= 0 else NEVER)
 
     def _decide(self, name, int64_t weight, bint waits):
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        return self.decide(self.window_(), weight, plain(name), waits)
+        return self.decide(self.window_(), weight, text_of(name), waits)
 
     cdef int decide(self, Window window, int64_t weight, str name, bint waits) except -2:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
         cdef int decision
+        cdef int64_t now
         with cython.critical_section(window, self):
-            decision = window.enter(weight, name, window.now(), waits)
+            now = window.now()
+            decision = window.enter(weight, name, now, waits) if window.waiting else window.take(weight, name, now)
             if decision == 1:
                 self.admitted += 1
                 window.admit()
@@ -486,7 +496,7 @@ cdef class Admission(Watched):
     def _sleep(self, name, int64_t weight, int64_t patience):
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
         cdef Waiter waiter = self.waiter(
-            self.window_(), plain(name), weight, True, patience if patience >= 0 else NEVER
+            self.window_(), text_of(name), weight, True, patience if patience >= 0 else NEVER
         )
         waiter.state = DONE
         return call_sleep(waiter)
@@ -547,3 +557,69 @@ cdef inline bint is_plain_call(
         return False
     patience[0] = <int64_t>(limit * SECOND)
     return True
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Limited:
+    """A function that acquires first at each call. What `functools.wraps` sets makes it look like the one it wraps."""
+    cdef void* vectorcall
+    cdef dict attributes          # right behind `vectorcall`: see below
+    cdef Admission limiter
+    cdef object function
+    cdef object name
+    cdef object weight
+    cdef object __weakref__
+
+    def __cinit__(self, Admission limiter not None, function, name, weight):
+        self.vectorcall = <void*>limited_vectorcall
+        self.limiter, self.function, self.name, self.weight = limiter, function, name, weight
+        self.attributes = {}
+
+    @property
+    def __dict__(self):
+        return self.attributes
+
+    def __call__(self, *args, **kwargs):
+        limited_enter(self)
+        return self.function(*args, **kwargs)
+
+    def __get__(self, instance, owner):
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self):
+        return self.__qualname__
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        return f"<limited {self.function!r}>"
+
+
+cdef int limited_enter(Limited self) except -1:
+    cdef Admission limiter = self.limiter
+    cdef Window window = limiter.path()
+    cdef int64_t weight, patience
+    if (
+        window is not None and limiter.plain and is_plain_call(self.weight, True, MINUS_ONE, &weight, &patience)
+        and weight <= window.bound() and limiter.decide(window, weight, text_of(self.name), True) == 1
+    ):
+        return 0
+    limiter._enter(self.name, self.weight)
+    return 0
+
+
+cdef object limited_vectorcall(Limited self, PyObject** args, size_t nargs, PyObject* names):
+    limited_enter(self)
+    return PyObject_Vectorcall(self.function, args, nargs, names)
+
+
+cdef Limited _limited_function = Limited(Admission(), None, None, None)
+# Calls pass their arguments through without a tuple or a dict, methods without a bound method.
+(<TypeSlots*>Limited).tp_vectorcall_offset = <char*>&_limited_function.vectorcall - <char*><void*>_limited_function
+(<TypeSlots*>Limited).tp_dictoffset = (<TypeSlots*>Limited).tp_vectorcall_offset + sizeof(void*)
+(<TypeSlots*>Limited).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR

@@ -266,7 +266,7 @@ class Queue:
         except BaseException:
             if future.done() and not future.cancelled():  # it had its turn already
                 self.leave()
-            else:
+            elif future in self.waiters:  # `leave` may have passed over it already
                 self.waiters.remove(future)
             raise
 

@@ -21,7 +21,7 @@ LONGEST_SLEEP = 100_000_000 if sys.platform == "win32" else 86_400_000_000_000
 LEAST_PAUSE = 1_000_000
 
 
-def plain(name: Any) -> str:
+def text_of(name: Any) -> str:
     """A name as a string that runs no code of anybody's when it goes."""
     return name if type(name) is str else str.__str__(str(name))
 
@@ -394,7 +394,7 @@ class Window(Watched):
 
     def _take(self, name: Any, weight: int, now: int) -> Any:
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
-        name = plain(name)
+        name = text_of(name)
         with deciding:
             self._log.advance(now)
             index = self._log.failing(weight)
@@ -406,7 +406,7 @@ class Window(Watched):
             return None
 
     def _append(self, name: Any, weight: int, now: int) -> None:
-        name = plain(name)
+        name = text_of(name)
         with deciding:
             self._log.append(now, weight, name)
 
@@ -493,7 +493,7 @@ class Admission(Watched):
     def _look(self) -> int:
         return 0
 
-    def _rely(self, seen: int, window: Window, clock: Callable[[], int] | None, *objects: Any) -> None:
+    def _rely(self, seen: int, window: Window, clock: Callable[[], int] | None, plain: bool, *objects: Any) -> None:
         self._window = window
         with deciding:
             if window._clock_ns != clock:
@@ -513,7 +513,7 @@ class Admission(Watched):
     def _decide(self, name: Any, weight: int, waits: bool) -> int:
         window = self._window
         assert window is not None
-        name = plain(name)
+        name = text_of(name)
         with deciding:
             decision = window._enter(weight, name, window._now(), waits)
             if decision == 1:
@@ -537,7 +537,7 @@ class Admission(Watched):
                 return decision == 1
             loop = _loop_py.running_loop()
             timer = _loop_py.loop_timer(loop)
-            waiter = Waiter(self, window, plain(name), weight, patience)
+            waiter = Waiter(self, window, text_of(name), weight, patience)
             waiter.future = loop.create_future()
             try:
                 with deciding:
@@ -573,7 +573,7 @@ class Admission(Watched):
         window = self._window
         assert window is not None
         end = NEVER if patience < 0 else min(clock_ns() + patience, NEVER)
-        waiter = Waiter(self, window, plain(name), weight, patience)
+        waiter = Waiter(self, window, text_of(name), weight, patience)
         waiter.future = threading.Lock()
         waiter.future.acquire()
         woken = True
@@ -631,3 +631,13 @@ class Admission(Watched):
                 window._renew()
                 waiting += sum(waiter.limiter is self for waiter in window._line)
             return self._admitted, self._refused, waiting, self._waited / 1e9
+
+
+def Limited(limiter: Admission, function: Callable[..., Any], name: str, weight: int) -> Callable[..., Any]:  # noqa: N802
+    """A function that acquires first at each call."""
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        limiter._enter(name, weight)  # type: ignore[attr-defined]
+        return function(*args, **kwargs)
+
+    return limited

@@ -110,9 +110,10 @@ ready = threading.Event()
 assert full.try_acquire()
 threads = [threading.Thread(target=load, args=(limiter,)) for limiter in LIMITERS for _ in range(2)]
 threads.append(threading.Thread(target=run_loop, args=(ready,)))
-threads.append(threading.Thread(target=full.try_acquire, daemon=True))
+threads.append(threading.Thread(target=full.try_acquire))
 sys.setswitchinterval(1e-5)
 for thread in threads:
+    thread.daemon = True
     thread.start()
 ready.wait()
 dice = random.Random(7)
