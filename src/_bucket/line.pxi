@@ -519,20 +519,18 @@ cdef object call_instead(Waiter self, int* admitted):
 
 
 cdef object call_begin(Waiter self, int* admitted):
-    cdef Line line
-    cdef Window window = self.limiter.path()
+    cdef Line line = self.line
     cdef int64_t now
     cdef int decision
     cdef bint waits = self.block and self.patience > 0
     cdef LoopTimer timer
-    if window is None:  # something was changed since the call
+    if not self.limiter.is_fast():  # something was changed since the call
         if not self.limiter._decide_path():
             patience = -1 if self.patience == NEVER else self.patience / 1e9
             self.instead = self.limiter._acquire_async(self.name, self.weight, bool(self.block), patience)
             return call_instead(self, admitted)
-        window = self.limiter.window_()
-    self.line = line = window
-    decision = self.limiter.decide(window, self.weight, self.name, waits)
+        self.line = line = self.limiter.window_()
+    decision = self.limiter.decide(<Window>line, self.weight, self.name, waits)
     if decision != 0 or not waits:
         admitted[0] = decision == 1
         return None

@@ -403,16 +403,20 @@ cdef class Admission(Watched):
                 window.clock = clock
                 window.replan()
 
+    cdef inline bint is_fast(self) noexcept:
+        """Whether nothing has changed that the decision was based on."""
+        cdef Py_ssize_t i
+        if not self.decided or self.seen != changes:
+            return False
+        for i in range(self.count):
+            if self.types[i].tp_version_tag != self.versions[i]:
+                return False
+        return True
+
     cdef inline Window path(self):
         """The window, if nothing has changed that the decision was based on; else None."""
-        cdef Py_ssize_t i
         with cython.critical_section(self):
-            if not self.decided or self.seen != changes:
-                return None
-            for i in range(self.count):
-                if self.types[i].tp_version_tag != self.versions[i]:
-                    return None
-            return self.window
+            return self.window if self.is_fast() else None
 
     def try_acquire(self, name="pyrate", weight=1, blocking=True, timeout=-1):
         """Take permits, waiting in this thread until there is room.
