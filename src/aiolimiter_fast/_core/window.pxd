@@ -173,7 +173,7 @@ cdef inline void window_append(window_t* w, int64_t now, uint32_t weight, void* 
 
 cdef inline int64_t window_drop(window_t* w, int64_t number) noexcept nogil:
     """Forget the entries before `number`, and say how many units that were. Their names are gone already."""
-    cdef Py_ssize_t i, slot
+    cdef Py_ssize_t i, slot, room
     cdef int64_t units = 0
     while w.first < number:
         slot = w.start
@@ -186,8 +186,11 @@ cdef inline int64_t window_drop(window_t* w, int64_t number) noexcept nogil:
                 w.rates[i].tail += 1
         w.first += 1
         w.start = slot + 1 if slot + 1 < w.room else 0
-    if w.room > 64 and w.next - w.first < w.room >> 3:
-        window_resize(w, w.room >> 1)
+    room = w.room
+    while room > 64 and w.next - w.first < room >> 3:
+        room >>= 1
+    if room < w.room:
+        window_resize(w, room)
     return units
 
 
