@@ -235,7 +235,7 @@ cdef class Line(Watched):
             deadline = NEVER
             if self.waiting:
                 waiter = <Waiter>self.first
-                deadline = self.due(waiter.weight, now)
+                deadline = max(self.due(waiter.weight, now), now)
                 if waiter.ticket is None and deadline < waiter.sleeps_until:
                     waiter.sleeps_until = deadline
                     call_wake(waiter, None)

@@ -556,7 +556,12 @@ cdef inline bint is_plain_call(
         return blocking is True or blocking is False
     if blocking is not True or not (PyFloat_CheckExact(timeout) or PyLong_CheckExact(timeout)):
         return False
-    limit = timeout
+    if PyLong_CheckExact(timeout):
+        limit = <double>PyLong_AsLongLongAndOverflow(timeout, &overflow)
+        if overflow:
+            return False
+    else:
+        limit = timeout
     if not 0.0 <= limit < 4e9:
         return False
     patience[0] = <int64_t>(limit * SECOND)

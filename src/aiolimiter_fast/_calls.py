@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from threading import RLock
+from threading import TIMEOUT_MAX, RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -96,7 +96,7 @@ def combined_lock(locks: Any, blocking: bool, timeout: float = -1) -> Iterator[N
             elif deadline is None:
                 acquired = lock.acquire()
             else:
-                acquired = lock.acquire(True, max(deadline - time.monotonic(), 0))
+                acquired = lock.acquire(True, min(max(deadline - time.monotonic(), 0), TIMEOUT_MAX))
             if not acquired:
                 raise Expired(f"{lock!r} is held by somebody else")
             held.append(lock)

@@ -310,7 +310,7 @@ class Window(Watched):
         deadline = NEVER
         if self._line:
             waiter = self._first()
-            deadline = self._due(waiter.weight, now)
+            deadline = max(self._due(waiter.weight, now), now)
             if waiter.ticket is None and deadline < waiter.sleeps_until:
                 waiter.sleeps_until = deadline
                 waiter.wake(None)

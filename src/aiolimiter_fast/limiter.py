@@ -6,7 +6,6 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from math import isnan
 from threading import RLock
 from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Counters", "Limiter", "SingleBucketFactory", "combined_lock"]
 
 _time_sleep = sleep
+# Seconds, beyond which a timeout is none: more than a hundred years.
+LONGEST = 4e9
 
 
 class Counters(NamedTuple):
@@ -309,17 +310,17 @@ def _deadline(blocking: bool, timeout: Any) -> float | None:
         raise TypeError(f"timeout must be a number of seconds, got {timeout!r}")
     if timeout == -1:
         return None
-    if timeout < 0 or isnan(timeout):
+    if not timeout >= 0:
         raise ValueError(f"timeout must be -1 or >= 0, got {timeout!r}")
     if not blocking:
         raise RuntimeError(f"Can't set timeout with non-blocking: timeout={timeout!r}, blocking={blocking!r}")
     if timeout == 0:  # one try, however long that takes
         return None
-    return time.monotonic() + timeout
+    return time.monotonic() + min(timeout, LONGEST)
 
 
 def _nanoseconds(timeout: float) -> int:
-    return -1 if timeout == -1 else int(min(timeout, 4e9) * 1e9)
+    return -1 if timeout == -1 else int(min(timeout, LONGEST) * 1e9)
 
 
 def _units(weight: Any) -> int:

@@ -61,10 +61,10 @@ class WindowLog:
         return -1
 
     def rate_due(self, rate: RateWindow, weight: int) -> int:
-        """The first instant at which one rate has room for `weight`; NEVER, or 0 if it has it now."""
+        """The first instant at which one rate has room for `weight`; NEVER, or -NEVER if it has it now."""
         excess = weight - (rate.limit - rate.used)
         if excess <= 0:
-            return 0
+            return -NEVER
         if weight > rate.limit:
             return NEVER
         place = rate.tail
@@ -75,7 +75,7 @@ class WindowLog:
             place += 1
 
     def due(self, weight: int) -> int:
-        return max((self.rate_due(rate, weight) for rate in self.rates), default=0)
+        return max((self.rate_due(rate, weight) for rate in self.rates), default=-NEVER)
 
     def append(self, now: int, weight: int, name: Any) -> None:
         """Enter an entry. A clock that went back does not make it older."""

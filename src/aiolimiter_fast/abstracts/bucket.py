@@ -113,7 +113,7 @@ class AbstractBucket(ABC):
     def _waiting_for(self, blocking: Any, rate: Rate, item: RateItem) -> int:
         algorithm: Any = self._algorithm
         wait: int = 0 if blocking is None else algorithm.retry_after(rate, item.timestamp, blocking.timestamp)
-        return wait
+        return max(wait, 0)  # below 0 it would mean never
 
     def remaining(self) -> list[int]:
         """Permits left now, per rate in order of interval. Raises NotImplementedError where that is not known."""

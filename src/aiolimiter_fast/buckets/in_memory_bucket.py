@@ -111,7 +111,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
             raise ValueError(f"weight must be 0 or more, got {weight!r}")
         self._refresh()
         if self._is_sliding():
-            rate = self._take(item.name, weight, item.timestamp * MILLISECOND)
+            rate = self._take(item.name, min(weight, MOST), item.timestamp * MILLISECOND)
             if rate is None:
                 return True
             if weight <= rate.limit:
@@ -212,7 +212,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         now = self._instant()
         self._refresh()
         if self._is_sliding():
-            wait = self._wait_time(weight, now)
+            wait = self._wait_time(min(weight, MOST), now)
             return float("inf") if wait < 0 else wait / 1e9
         algorithm: Any = self._algorithm
         start = then = self._milliseconds()
