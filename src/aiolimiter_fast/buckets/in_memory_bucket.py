@@ -243,6 +243,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         if type(self).now is AbstractBucket.now and "now" not in vars(self):
             if type(clock) is MonotonicClock and "now" not in vars(clock) and MonotonicClock.now is MONOTONIC:
                 return None
-            if hasattr(clock, "now_ns"):
-                return int(clock.now_ns())
+            now_ns = getattr(clock, "now_ns", None)
+            if now_ns is not None:
+                return int(now_ns())
         return self._milliseconds() * MILLISECOND
