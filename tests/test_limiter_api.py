@@ -353,7 +353,7 @@ class TestAlgorithms:
             assert decision.allowed or state is before
             assert ours.consumed(mine, state, now) == theirs.consumed(other, their_state, now)
         assert list(ours.redis_args(mine)) == list(theirs.redis_args(other))
-        assert tuple(ours.decode(["5", "7"])) == tuple(theirs.decode(["5", "7"]))  # type: ignore[arg-type]
+        assert tuple(ours.decode(["5", "7"])) == tuple(theirs.decode(["5", "7"]))
 
     @pytest.mark.parametrize("now", [0, 1, 1_700_000_000_000, 2**52])
     def test_a_burst_admits_exactly_its_size_however_late_it_is(self, package: Any, now: int) -> None:
@@ -449,7 +449,7 @@ class TestLimiter:
     def test_its_lock_is_the_buckets_and_one_of_its_own(self, either: Any) -> None:
         lock = threading.RLock()
 
-        class Bucket(either.InMemoryBucket):  # type: ignore[misc, name-defined]
+        class Bucket(either.InMemoryBucket):  # type: ignore[misc]
             def limiter_lock(self) -> Any:
                 return lock
 
@@ -460,7 +460,7 @@ class TestLimiter:
 
     def test_the_order_of_the_checks_is_the_references(self, either: Any, clock: Any) -> None:
         limiter, _ = in_memory(either, clock, either.Rate(1, 1000))
-        for arguments, error in [
+        rows: list[tuple[dict[str, Any], type[BaseException]]] = [
             ({"timeout": -5}, ValueError),
             ({"timeout": -0.5, "blocking": False}, ValueError),
             ({"timeout": 1, "blocking": False}, RuntimeError),
@@ -469,7 +469,8 @@ class TestLimiter:
             ({"timeout": -5, "weight": 0}, ValueError),
             ({"weight": -1}, AssertionError),
             ({"weight": -1, "blocking": False, "timeout": 1}, RuntimeError),
-        ]:
+        ]
+        for arguments, error in rows:
             with pytest.raises(error):
                 limiter.try_acquire("x", **arguments)
             if arguments.get("weight") != 0:
@@ -541,7 +542,7 @@ class TestLimiter:
         limiter.close()
 
     def test_async_waits_go_through_asyncio_where_the_bucket_is_the_users(self, either: Any) -> None:
-        class Bucket(either.InMemoryBucket):  # type: ignore[misc, name-defined]
+        class Bucket(either.InMemoryBucket):  # type: ignore[misc]
             def put(self, item: Any) -> bool:
                 return bool(super().put(item))
 
@@ -641,12 +642,12 @@ class TestDecorator:
     def test_functions_of_both_kinds_are_limited_and_keep_their_names(self, either: Any, clock: Any) -> None:
         limiter, bucket = in_memory(either, clock, either.Rate(9, 1000))
 
-        @limiter.as_decorator(name="sync", weight=2)
+        @limiter.as_decorator(name="sync", weight=2)  # type: ignore[untyped-decorator]
         def add(a: int, b: int = 1) -> int:
             """Sum."""
             return a + b
 
-        @limiter.as_decorator(name="async")
+        @limiter.as_decorator(name="async")  # type: ignore[untyped-decorator]
         async def aadd(a: int, b: int = 1) -> int:
             """Sum."""
             return a + b

@@ -195,7 +195,8 @@ def test_algorithms_of_the_wrong_kind(package: Any) -> None:
 
 def test_what_is_no_bucket_is_neither_leaked_nor_disposed(package: Any) -> None:
     factory = package.SingleBucketFactory(package.InMemoryBucket([package.Rate(1, 1000)]))
-    for value in ("x", None, 5.0, []):
+    nothing: list[Any] = ["x", None, 5.0, []]
+    for value in nothing:
         with pytest.raises(AssertionError, match="bucket"):
             factory.dispose(value)
     with pytest.raises(AttributeError):
@@ -204,7 +205,7 @@ def test_what_is_no_bucket_is_neither_leaked_nor_disposed(package: Any) -> None:
 
 
 def test_a_factory_of_the_users_own_has_no_rates_to_set(package: Any) -> None:
-    class Factory(package.BucketFactory):  # type: ignore[misc, name-defined]
+    class Factory(package.BucketFactory):  # type: ignore[misc]
         def wrap_item(self, name: str, weight: int = 1) -> Any:
             return package.RateItem(name, 0, weight)
 

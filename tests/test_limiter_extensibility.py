@@ -77,7 +77,7 @@ class TestBuckets:
     def Plain(self, either: Any) -> Any:  # noqa: N802
         """A bucket that calls no `super().__init__()`, written as its documentation says."""
 
-        class Plain(either.AbstractBucket):  # type: ignore[misc, name-defined]
+        class Plain(either.AbstractBucket):  # type: ignore[misc]
             def __init__(self, rates: list[Any]) -> None:
                 self.rates = rates
                 self.items: list[Any] = []
@@ -159,7 +159,7 @@ class TestBuckets:
             incomplete([either.Rate(1, 1000)])
 
     def test_an_asynchronous_one_is_awaited(self, either: Any) -> None:
-        class Asynchronous(either.InMemoryBucket):  # type: ignore[misc, name-defined]
+        class Asynchronous(either.InMemoryBucket):  # type: ignore[misc]
             is_async = True
 
             async def put(self, item: Any) -> bool:
@@ -218,7 +218,7 @@ class TestBuckets:
 
 class TestFactories:
     def test_many_keys_have_buckets_of_their_own(self, either: Any, acquire: Any) -> None:
-        class ByName(either.BucketFactory):  # type: ignore[misc, name-defined]
+        class ByName(either.BucketFactory):  # type: ignore[misc]
             def __init__(self) -> None:
                 self.by_name: dict[str, Any] = {}
                 self.clock = ManualClock()
@@ -242,7 +242,7 @@ class TestFactories:
 
     @pytest.mark.parametrize("asynchronous", ["wrap_item", "get", "both"])
     def test_what_is_asynchronous_is_awaited(self, either: Any, asynchronous: str) -> None:
-        class Factory(either.BucketFactory):  # type: ignore[misc, name-defined]
+        class Factory(either.BucketFactory):  # type: ignore[misc]
             def __init__(self) -> None:
                 self.bucket = either.InMemoryBucket([either.Rate(2, HOUR)])
 
@@ -272,7 +272,7 @@ class TestFactories:
             type("Incomplete", (either.BucketFactory,), methods)()
 
     def test_puts_and_wraps_are_as_many_as_the_references(self, either: Any, acquire: Any) -> None:
-        class Counting(either.SingleBucketFactory):  # type: ignore[misc, name-defined]
+        class Counting(either.SingleBucketFactory):  # type: ignore[misc]
             wraps = gets = 0
 
             def wrap_item(self, name: str, weight: int = 1) -> Any:
@@ -327,7 +327,7 @@ class TestClocks:
         limiter.close()
 
     def test_a_subclass_of_the_abstract_one(self, either: Any, acquire: Any) -> None:
-        class Clock(either.AbstractClock):  # type: ignore[misc, name-defined]
+        class Clock(either.AbstractClock):  # type: ignore[misc]
             ms = 77
 
             def now(self) -> int:
@@ -374,7 +374,7 @@ class TestClocks:
 
 class TestAlgorithms:
     def test_one_of_the_users_own_decides(self, package: Any, acquire: Any) -> None:
-        class Even(package.SlidingWindowLog):  # type: ignore[misc, name-defined]
+        class Even(package.SlidingWindowLog):  # type: ignore[misc]
             """Refuses odd weights."""
 
             def admit(self, rates: Any, counts: Any, weight: int) -> Any:
@@ -425,7 +425,7 @@ class TestAlgorithms:
             type("Incomplete", (either.StateAlgorithm,), {name: lambda *args: None for name in names})()
 
     def test_a_state_algorithm_and_a_store_of_the_users_own(self, either: Any, acquire: Any) -> None:
-        class Once(either.StateAlgorithm):  # type: ignore[misc, name-defined]
+        class Once(either.StateAlgorithm):  # type: ignore[misc]
             """Admits `limit` permits, ever."""
 
             def initial(self, rates: Any) -> Any:
@@ -436,7 +436,7 @@ class TestAlgorithms:
                     return state, either.Decision(rates[0])
                 return (state[0] + weight,), either.Decision()
 
-        class Store(either.StateStore):  # type: ignore[misc, name-defined]
+        class Store(either.StateStore):  # type: ignore[misc]
             state: Any = None
 
             def check(self, algorithm: Any, rates: Any, now: int, weight: int) -> Any:
@@ -460,7 +460,7 @@ class TestAlgorithms:
 
 class TestLimiters:
     def test_a_subclass_that_overrides_try_acquire_is_what_the_decorator_calls(self, package: Any) -> None:
-        class Counting(package.Limiter):  # type: ignore[misc, name-defined]
+        class Counting(package.Limiter):  # type: ignore[misc]
             def __init__(self, *args: Any) -> None:
                 super().__init__(*args)
                 self.calls: list[Any] = []
@@ -814,7 +814,7 @@ def test_a_lock_that_a_bucket_gives_is_held_around_each_step(either: Any, acquir
     lock = mock.MagicMock(wraps=threading.RLock())
     held: list[int] = []
 
-    class Locked(either.InMemoryBucket):  # type: ignore[misc, name-defined]
+    class Locked(either.InMemoryBucket):  # type: ignore[misc]
         def limiter_lock(self) -> Any:
             return lock
 

@@ -68,11 +68,16 @@ def lock_of(limiter: Any) -> Any:
     if limiter.__dict__.get("_forks") != forks():
         with deciding:
             if limiter.__dict__.get("_forks") != forks():
-                locks = limiter.lock if isinstance(limiter.lock, tuple) else (limiter.lock,)
-                locks = tuple(RLock() if type(lock) is type(deciding) else lock for lock in locks)
-                limiter.lock = locks if len(locks) > 1 else locks[0]
+                if isinstance(limiter.lock, tuple):
+                    limiter.lock = tuple(map(_renewed, limiter.lock))
+                else:
+                    limiter.lock = _renewed(limiter.lock)
                 limiter._forks = forks()
     return limiter.lock
+
+
+def _renewed(lock: Any) -> Any:
+    return RLock() if type(lock) is type(deciding) else lock
 
 
 class Expired(TimeoutError):
