@@ -87,6 +87,16 @@ class Permits:
 
         self.acquire = acquire
 
+    def pause(self, amount: float) -> float:
+        """How long to sleep before `take` is tried again: the wait, within what clocks can tell and what may change.
+
+        Raises ValueError if it would be forever.
+        """
+        seconds = 0.0 if self.wait_time is None else self.wait_time(amount)
+        if math.isinf(seconds):
+            check(False, amount)
+        return min(max(seconds, 20e-6), 1.0)
+
 
 def is_as_made(limiter: object) -> bool:
     """Whether its methods are this package's, and nobody has overridden them."""
@@ -107,11 +117,3 @@ def whole(amount: float) -> int:
 def check(admitted: object, amount: float) -> None:
     if admitted is False:
         raise ValueError(f"amount={amount!r} can never be admitted by this limiter")
-
-
-def pause(wait_time: Callable[[float], float] | None, amount: float) -> float:
-    """How long a thread sleeps before it asks again: the wait, within what clocks can tell and what may change."""
-    seconds = 0.0 if wait_time is None else wait_time(amount)
-    if math.isinf(seconds):
-        check(False, amount)
-    return min(max(seconds, 20e-6), 1.0)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Coroutine, Generator, Hashable
 from typing import Any, TypeVar, overload
 
 from aiolimiter_fast import _arguments
-from aiolimiter_fast._permits import Permits, is_limiter, pause
+from aiolimiter_fast._permits import Permits, is_limiter
 from aiolimiter_fast._waiting.asyncio import running_loop
 
-__all__ = ["Place", "Throttle"]
+__all__ = ["Place", "Throttle", "whole_number"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -171,9 +171,9 @@ class Throttle:
             raise TypeError(f"limiter must be a limiter, or a function that makes one for a key, got {limiter!r}")
         if key is not None and not callable(key):
             raise TypeError(f"key must be a function, got {key!r}")
-        self._max_concurrent = None if max_concurrent is None else _count("max_concurrent", max_concurrent)
-        self._max_per_key = None if max_per_key is None else _count("max_per_key", max_per_key)
-        self._max_keys = _count("max_keys", max_keys)
+        self._max_concurrent = None if max_concurrent is None else whole_number("max_concurrent", max_concurrent)
+        self._max_per_key = None if max_per_key is None else whole_number("max_per_key", max_per_key)
+        self._max_keys = whole_number("max_keys", max_keys)
         self._free: float = math.inf if max_concurrent is None else max_concurrent
         self._limiter = limiter
         self._makes = limiter is not None and not is_limiter(limiter)
@@ -196,7 +196,7 @@ class Throttle:
 
     @max_concurrent.setter
     def max_concurrent(self, value: int | None) -> None:
-        count = None if value is None else _count("max_concurrent", value)
+        count = None if value is None else whole_number("max_concurrent", value)
         with self._lock:
             held = sum(line.running for line in self._lines.values())
             self._max_concurrent = count
@@ -348,7 +348,7 @@ class Throttle:
                 if permits.block is not None and permits.wait_time is None:
                     permits.block(amount)
                     break
-                seconds = pause(permits.wait_time, amount)
+                seconds = permits.pause(amount)
                 self._step_aside(line, waiter)
                 time.sleep(seconds)
                 self._queue_again(line, waiter)
@@ -529,7 +529,7 @@ def _is_fresh(line: Line) -> bool:
     return permits is None or (permits.is_fresh is not None and permits.is_fresh())
 
 
-def _count(name: str, value: object) -> int:
+def whole_number(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < 1:
