@@ -1,9 +1,9 @@
 """Runs the test suites of aiolimiter 1.3.0 and aiometer 1.0.0 against this package.
 
 The suites come from their sdists on PyPI, checked by their hashes, and are never kept in this repository.
-Only aiolimiter's version test is left out: it asks git for the version of aiolimiter's own checkout. aiometer's tests run
-on asyncio and on trio. They assert how long something took, so they are told the time: where all would sleep, the clock
-jumps, and a busy machine does not fail them.
+Only aiolimiter's version test is left out: it asks git for the version of aiolimiter's own checkout. aiometer's tests
+run on asyncio and on trio. They assert how long something took, so they are told the time: where all would sleep, the
+clock jumps, and a busy machine does not fail them.
 
     python scripts/conformance.py                  both suites, both engines
     python scripts/conformance.py --real-time      with the true clocks

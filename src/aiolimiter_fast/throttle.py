@@ -154,8 +154,8 @@ class Throttle:
     """
 
     __slots__ = (
-        "__weakref__", "_free", "_idle", "_key", "_limiter", "_lines", "_lock", "_makes", "_max_concurrent", "_max_keys",
-        "_max_per_key", "_permits", "_ready",
+        "__weakref__", "_free", "_idle", "_key", "_limiter", "_lines", "_lock", "_makes", "_max_concurrent",
+        "_max_keys", "_max_per_key", "_permits", "_ready",
     )  # fmt: skip
 
     def __init__(
@@ -175,7 +175,7 @@ class Throttle:
         self._max_per_key = None if max_per_key is None else whole_number("max_per_key", max_per_key)
         self._max_keys = whole_number("max_keys", max_keys)
         self._free: float = math.inf if max_concurrent is None else max_concurrent
-        self._limiter = limiter
+        self._limiter: Any = limiter
         self._makes = limiter is not None and not is_limiter(limiter)
         self._key = key
         self._permits = None if limiter is None or self._makes else Permits(limiter)
@@ -273,17 +273,19 @@ class Throttle:
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function) or not callable(function):
             raise TypeError(f"a throttle decorates functions, async or plain, got {function!r}")
 
+        target: Any = function
+
         def permits(args: Any, kwargs: Any) -> Any:
             return amount(*args, **kwargs) if callable(amount) else amount
 
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
             @functools.wraps(function)
             async def throttled_async(*args: Any, **kwargs: Any) -> Any:
                 key = self.key_of(*args, **kwargs)
                 await self.enter(key, permits(args, kwargs))
                 try:
-                    return await function(*args, **kwargs)
+                    return await target(*args, **kwargs)
                 finally:
                     self.leave(key)
 
@@ -294,7 +296,7 @@ class Throttle:
             key = self.key_of(*args, **kwargs)
             self.enter_blocking(key, permits(args, kwargs))
             try:
-                return function(*args, **kwargs)
+                return target(*args, **kwargs)
             finally:
                 self.leave(key)
 

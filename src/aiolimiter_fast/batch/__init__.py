@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
 from types import FunctionType, TracebackType
 from typing import Any, Literal, TypeVar, cast, overload
@@ -346,13 +346,13 @@ class Batch:
             raise TypeError(f"retry must be called with a function, or be iterated by `async for`, got {retry!r}")
         if not isinstance(progress, bool) and not callable(progress):
             raise TypeError(f"progress must be a bool or a function, got {progress!r}")
-        self.function = function
-        self.items = items
-        self.total = len(items) if hasattr(items, "__len__") else None
+        self.function: Any = function
+        self.items: Any = items
+        self.total: int | None = len(cast(Sized, items)) if isinstance(items, Sized) else None
         self.most = max_at_once
         self.max_per_second = max_per_second
         self.limiter = limiter
-        self.weight = weight
+        self.weight: Any = weight
         self.on_error = on_error
         self.retry = retry
         self.progress = progress

@@ -38,7 +38,7 @@ class Amap:
             self.cancelled = True
             self.block.cancel()
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Leave the block, which ended with `error`; raises what went wrong besides."""
         crew, self.leaving = self.crew, True
         ours = self.cancelled and isinstance(error, asyncio.CancelledError)

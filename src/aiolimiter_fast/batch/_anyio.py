@@ -56,7 +56,7 @@ class Permitted:
         if permits.take is None or permits.wait_time is None:
             await permits.acquire(amount)
             return
-        while not permits.take(amount):
+        while not permits.take(amount):  # noqa: ASYNC110  # a limiter has no event
             await anyio.sleep(permits.pause(amount))
 
     def leave(self, key: Hashable) -> None:
@@ -128,6 +128,7 @@ class Run:
     async def _one(self, index: int, item: Any, key: Hashable, amount: float) -> None:
         job = self.job
         failure: Exception | None = None
+        result: Any = None
         if job.tally is not None:
             job.tally.start()
         try:

@@ -6,20 +6,18 @@ the first exception is raised as it is, and the others are printed with it as it
 
 from __future__ import annotations
 
-import sys
+import builtins
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, cast
 
 __all__ = ["collapsed", "grouped"]
 
-BaseExceptionGroup: Any
-if sys.version_info >= (3, 11):
-    from builtins import BaseExceptionGroup
-else:
-    try:
-        from exceptiongroup import BaseExceptionGroup
-    except ImportError:
-        BaseExceptionGroup = None
+BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", None)
+if BaseExceptionGroup is None:
+    with suppress(ImportError):
+        BaseExceptionGroup = import_module("exceptiongroup").BaseExceptionGroup
 
 
 def grouped(errors: Sequence[BaseException]) -> BaseException:
@@ -41,6 +39,7 @@ def grouped(errors: Sequence[BaseException]) -> BaseException:
 
 def collapsed(error: BaseException) -> BaseException:
     """The error itself where a group holds nothing else."""
-    while BaseExceptionGroup is not None and isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    only: Any = error
+    while BaseExceptionGroup is not None and isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+        only = only.exceptions[0]
+    return cast(BaseException, only)

@@ -1,4 +1,4 @@
-"""What is done for one item of a batch, whatever the event loop: its weight, its attempts, and what becomes of errors."""
+"""What is done for one item of a batch, whatever the event loop: its weight, its attempts, what becomes of errors."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ class Job:
         # Calls that overlap must not share what tenacity remembers of one.
         policy = self.retry.copy() if hasattr(self.retry, "copy") else self.retry
         try:
-            if callable(policy):
-                return await policy(attempt, item)
+            call: Any = policy if callable(policy) else None
+            if call is not None:
+                return await call(attempt, item)
+            result = None
             async for trial in policy:
                 with trial:
                     result = await attempt(item)
@@ -81,5 +83,5 @@ class Job:
             raise error
         if self.on_error == "return":
             return error
-        result = self.on_error(error, item)
+        result: Any = self.on_error(error, item)
         return await result if inspect.isawaitable(result) else result

@@ -1,7 +1,7 @@
 """Batches on asyncio: a few workers instead of a task for each item.
 
-One worker at a time leads: it alone asks for the next item, and for its permit. So items start in order, no more than one
-is waiting ahead, and an input without end is consumed as it is needed. The leader runs the item's first step, and
+One worker at a time leads: it alone asks for the next item, and for its permit. So items start in order, no more than
+one is waiting ahead, and an input without end is consumed as it is needed. The leader runs the item's first step, and
 goes on to the next item if that was all. If the item waits for something, another worker takes the lead.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import AsyncIterable, Callable, Generator, Iterable
 from contextvars import Context, copy_context
 from time import monotonic
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiolimiter_fast.batch._groups import grouped
 from aiolimiter_fast.batch._job import Job
 
-__all__ = ["Crew", "Sink"]
+__all__ = ["Crew", "Sink", "is_cancelled", "isolated"]
 
 # Seconds for which items that never wait may hold the loop.
 SLICE = 0.0005
@@ -120,6 +120,24 @@ def rest(coroutine: Any, context: Context, step: Any) -> Generator[Any, Any, Any
 
 async def awaited(awaitable: Any) -> Any:
     return await awaitable
+
+
+async def isolated(function: Any, item: Any) -> Any:
+    """Call an async function in a context of its own, as a task would, but in this task."""
+    context = copy_context()
+    coroutine = context.run(function, item)
+    if type(coroutine) is not CoroutineType:
+        coroutine = awaited(coroutine)
+    try:
+        step = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return stop.value
+    return await rest(coroutine, context, step)
+
+
+def is_cancelled(worker: Any) -> bool:
+    """Whether somebody wants this task to end. (Python 3.10 does not tell.)"""
+    return hasattr(worker, "cancelling") and worker.cancelling() > 0
 
 
 def _nothing() -> None:
@@ -248,7 +266,7 @@ class Crew:
         items = source.items if isinstance(source, Source) else None
         key: Any = None
         leads = False
-        self.standby.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self.standby.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         if self.leading:  # and waits for something: nobody else is needed now
             self.ahead = 1
         try:
@@ -284,6 +302,7 @@ class Crew:
                 if tally is not None:
                     tally.start()
                 failure: BaseException | None = None
+                result: Any = None
                 context = copy_context()
                 try:
                     if job.retry is None:
@@ -337,8 +356,7 @@ class Crew:
         """Whether an item has failed, rather than its worker been told to stop."""
         if not isinstance(error, asyncio.CancelledError):
             return isinstance(error, Exception)
-        worker: Any = asyncio.current_task()
-        return not self.stopping and not (hasattr(worker, "cancelling") and worker.cancelling())
+        return not self.stopping and not is_cancelled(asyncio.current_task())
 
     async def _rest(self) -> None:
         """Let the loop do what else there is, after a slice of items that have never waited for anything."""
