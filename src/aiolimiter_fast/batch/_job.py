@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiolimiter_fast.batch._progress import Tally
 
@@ -66,7 +66,7 @@ class Job:
             if call is not None:
                 return await call(attempt, item)
             result = None
-            async for trial in policy:
+            async for trial in cast(Any, policy):
                 with trial:
                     result = await attempt(item)
                 state = getattr(trial, "retry_state", None)
