@@ -100,7 +100,7 @@ async def test_run_on_each_raises_a_group_even_of_one(library: Any, log: Log, cl
     async def fail(item: float) -> None:
         await (log.fail(item) if item == 2 else log.sleep(item))
 
-    with pytest.raises(Exception, match="sub-exception") as caught:
+    with pytest.raises(Exception, match="errors in a") as caught:
         await within(clock, library.run_on_each(fail, [1, 2, 3]))
     assert type(caught.value).__name__ == "ExceptionGroup"
     assert [type(error) for error in caught.value.exceptions] == [Failure]  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ async def test_run_all_raises_several_exceptions_in_a_group(library: Any, log: L
         finally:
             raise Failure("stubborn")
 
-    with pytest.raises(Exception, match="sub-exception") as caught:
+    with pytest.raises(Exception, match="errors in a") as caught:
         await within(clock, library.run_all([partial(log.fail, 1), stubborn]))
     assert {str(error) for error in caught.value.exceptions} == {"1", "stubborn"}  # type: ignore[attr-defined]
 
@@ -190,7 +190,7 @@ async def test_an_exception_in_the_block_cancels_the_items(library: Any, log: Lo
 
     with pytest.raises(Failure, match="block"):
         await within(clock, main())
-    assert log.of("cancelled") == [(1, 5), (1, 6)]
+    assert sorted(log.of("cancelled")) == [(1, 5), (1, 6)]
 
 
 async def test_an_exception_of_an_item_cancels_the_block(library: Any, log: Log, clock: ManualClock) -> None:
@@ -286,7 +286,9 @@ async def test_an_item_may_have_a_timeout_and_cancel_scopes_of_its_own(library: 
         return bool(scope.cancel_called)
 
     async def main() -> list[bool]:
-        return [bool(value) for value in await library.run_all([partial(visit, n) for n in (0, 2, 0, 3)], max_at_once=1)]
+        return [
+            bool(value) for value in await library.run_all([partial(visit, n) for n in (0, 2, 0, 3)], max_at_once=1)
+        ]
 
     assert await within(clock, main()) == [False, True, False, True]
 

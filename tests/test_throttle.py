@@ -605,9 +605,9 @@ async def test_bad_calls_change_nothing(AsyncLimiter: Any) -> None:
     with pytest.raises(ValueError, match="amount must be 0 or more, got -1"):
         throttle.at("key", -1)
     with pytest.raises(TypeError, match="unhashable"):
-        throttle.at([])
+        throttle.at([])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decorates functions"):
-        throttle(5)  # type: ignore[type-var]
+        throttle(5)  # type: ignore[call-overload]
     with pytest.raises(RuntimeError, match="nobody has entered at key 'key'"):
         throttle.leave("key")
     with pytest.raises(TypeError, match="limiter must have acquire"):

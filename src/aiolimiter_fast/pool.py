@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from aiolimiter_fast._permits import is_limiter
-from aiolimiter_fast.batch._groups import grouped
+from aiolimiter_fast.batch._groups import grouped, is_exit
 from aiolimiter_fast.batch._workers import is_cancelled, isolated
 from aiolimiter_fast.throttle import Throttle, whole_number
 
@@ -174,32 +174,29 @@ class WorkerPool(AsyncIterator[Outcome], Generic[T, R]):
             except asyncio.CancelledError as cancellation:
                 cancellations.append(cancellation)
         self._stopping = True
+        for worker in self._workers:
+            worker.cancel()
         while self._workers:
-            for worker in self._workers:
-                worker.cancel()
-            try:
-                await self._changed()
-            except asyncio.CancelledError as cancellation:
-                cancellations.append(cancellation)
+            cancellations += await self._changed_or_cancelled()
         # What is left in the queue, and what those hand in who are still waiting for room in it.
         self._unfinished += self._in_hand.values()
         self._in_hand.clear()
         while self._putting or not self._queue.empty():
             while not self._queue.empty():
                 self._unfinished.append(self._queue.get_nowait())
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError as cancellation:
-                cancellations.append(cancellation)
+            if self._putting:
+                cancellations += await self._changed_or_cancelled()
         self._ended = True
         self._change()
+        failure = grouped(self._errors) if self._errors else None
         try:
-            if self._errors:
-                raise grouped(self._errors) from None
+            cancelled = bool(cancellations) or isinstance(error, asyncio.CancelledError)
+            if failure is not None and not (cancelled and is_exit(failure)):
+                raise failure from None
             if cancellations and error is None:
                 raise cancellations[0]
         finally:
-            del cancellations
+            del cancellations, failure
 
     def _hire(self) -> None:
         worker = asyncio.get_running_loop().create_task(self._work())
@@ -259,7 +256,7 @@ class WorkerPool(AsyncIterator[Outcome], Generic[T, R]):
             self._outcomes.append(outcome)
         elif outcome.error is not None:
             asyncio.get_running_loop().call_exception_handler(
-                {"message": f"a handler of {self!r} failed", "exception": outcome.error, "task": worker}
+                {"message": f"a handler of {self!r} failed", "exception": outcome.error}
             )
         self._change()
 
@@ -272,6 +269,14 @@ class WorkerPool(AsyncIterator[Outcome], Generic[T, R]):
         finally:
             if change in self._changes:
                 self._changes.remove(change)
+
+    async def _changed_or_cancelled(self) -> list[BaseException]:
+        """Wait until something has changed, or this task is cancelled; give what it was cancelled by."""
+        try:
+            await self._changed()
+        except asyncio.CancelledError as cancellation:
+            return [cancellation]
+        return []
 
     def _change(self) -> None:
         changes, self._changes = self._changes, []

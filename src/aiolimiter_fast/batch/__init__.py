@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Sized
 from contextlib import AbstractAsyncContextManager
+from importlib import import_module
 from types import FunctionType, TracebackType
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -471,10 +472,9 @@ def on_asyncio() -> bool:
 
 def load_anyio() -> Any:
     try:
-        from aiolimiter_fast.batch import _anyio
+        return import_module("aiolimiter_fast.batch._anyio")
     except ImportError as error:
         raise RuntimeError("batches need asyncio, or anyio: pip install aiolimiter-fast[anyio]") from error
-    return _anyio
 
 
 def caller(functions: Any, entry: str) -> Callable[[Any], Any]:

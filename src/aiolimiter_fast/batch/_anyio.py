@@ -118,7 +118,7 @@ class Run:
                 index += 1
 
     async def _pull(self, items: AsyncIterator[Any]) -> list[Any]:
-        with self.pulling:
+        with anyio.CancelScope() as self.pulling:
             try:
                 return [await anext(items)]
             except StopAsyncIteration:

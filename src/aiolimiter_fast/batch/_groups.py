@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, cast
 
-__all__ = ["collapsed", "grouped"]
+__all__ = ["collapsed", "grouped", "is_exit"]
 
 BaseExceptionGroup: Any = getattr(builtins, "BaseExceptionGroup", None)
 if BaseExceptionGroup is None:
@@ -23,7 +23,7 @@ if BaseExceptionGroup is None:
 def grouped(errors: Sequence[BaseException]) -> BaseException:
     """The errors of a batch as one; what ends the program stays what it is."""
     for error in errors:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if is_exit(error):
             return error
     if BaseExceptionGroup is not None:
         group: BaseException = BaseExceptionGroup("errors in a batch", errors)
@@ -35,6 +35,11 @@ def grouped(errors: Sequence[BaseException]) -> BaseException:
         if last is not error:
             last.__context__ = error
     return errors[0]
+
+
+def is_exit(error: BaseException) -> bool:
+    """Whether it ends the program. Then the event loop has raised it already, and cancels all that is left."""
+    return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 def collapsed(error: BaseException) -> BaseException:

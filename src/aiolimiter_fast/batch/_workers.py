@@ -15,7 +15,7 @@ from time import monotonic
 from types import CoroutineType
 from typing import Any, Protocol, cast
 
-from aiolimiter_fast.batch._groups import grouped
+from aiolimiter_fast.batch._groups import grouped, is_exit
 from aiolimiter_fast.batch._job import Job
 
 __all__ = ["Crew", "Sink", "is_cancelled", "isolated"]
@@ -204,17 +204,19 @@ class Crew:
             except asyncio.CancelledError as error:
                 cancelled = cancelled or error
                 self.interrupted = True
-                self.stop()
+                if not self.stopping:  # else they have been told, and may be cleaning up
+                    self.stop()
         self.source.close()
+        failure = grouped(self.errors) if self.errors else None
         try:
-            if self.errors:
-                return grouped(self.errors)
+            if failure is not None and not (cancelled is not None and is_exit(failure)):
+                return failure
             if cancelled is not None:
                 raise cancelled
             return None
         finally:
             self.errors = []
-            del cancelled
+            del cancelled, failure
 
     def close(self) -> None:
         """Take no more items, and finish those that were taken."""
