@@ -1,8 +1,8 @@
 """What does a batch cost for each item, and does its memory grow with the input?
 
 The function does nothing, or gives way once, so that what is measured is the batch itself: 100,000 items, 100 at once.
-`TaskGroup` is what one writes without a library: a task for each item, and a semaphore. Rounds are interleaved, and
-each candidate is a ratio to aiometer, measured right before it.
+`TaskGroup` is what one writes without a library: a task for each item, and a semaphore. All are measured in
+each round, and are ratios to aiometer in the same round, whose time is given as the limit.
 
 Memory is the peak that tracemalloc sees, of 1,000,000 items over that of 10,000, the items coming from a generator.
 """
@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 import aiometer
-from _measure import OURS, Row, Samples, interleave, main, new_loop, ratios, run_on
+from _measure import OURS, Row, Samples, interleave, main, new_loop, run_on
 
 from aiolimiter_fast import WorkerPool, amap, run_on_each
 
@@ -72,7 +72,13 @@ async def by_hand(function: Function, items: Iterable[int]) -> None:
         await asyncio.gather(*(visit(item) for item in items))
 
 
-CANDIDATES: dict[str, Batch] = {OURS: ours, "amap": our_amap, "WorkerPool": our_pool, "TaskGroup": by_hand}
+CANDIDATES: dict[str, Batch] = {
+    OURS: ours,
+    "amap": our_amap,
+    "WorkerPool": our_pool,
+    "TaskGroup": by_hand,
+    "aiometer": of_aiometer,
+}
 
 
 def seconds(loop_name: str, batch: Batch, function: Function, items: int) -> float:
@@ -103,15 +109,16 @@ def growth(loop_name: str, batch: Batch, few: int, many: int) -> float:
 
 
 def rows(loop_name: str, quick: bool) -> list[Row]:
-    items, rounds = (10_000, 3) if quick else (100_000, 5)
+    items, rounds = (10_000, 3) if quick else (100_000, 3)
     answers = []
     for what, function in (("no-op", nothing), ("sleep(0)", give_way)):
-        figures, limits = ratios(
-            partial(seconds, loop_name, of_aiometer, function, items),
-            {name: partial(seconds, loop_name, batch, function, items) for name, batch in CANDIDATES.items()},
-            rounds=rounds,
+        figures = interleave(
+            {name: partial(seconds, loop_name, batch, function, items) for name, batch in CANDIDATES.items()}, rounds
         )
-        limits.values = [value / items * 1e6 for value in limits.values]
+        unit = figures["aiometer"].values[:]
+        for samples in figures.values():
+            samples.values = [value / of_round for value, of_round in zip(samples.values, unit, strict=True)]
+        limits = Samples([value / items * 1e6 for value in unit])
         text = f"time per item, {items:,} x {what}, {AT_ONCE} at once / aiometer"
         answers.append(Row(text, loop_name, figures, 0.5, limit=limits, unit="us", peers=PEERS))
     if loop_name == "asyncio":
