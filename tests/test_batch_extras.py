@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import random
+import sys
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
@@ -376,6 +377,28 @@ async def test_an_item_that_cannot_even_be_called_has_failed() -> None:
         await run_all([partial(broken, 1)])
 
 
+async def test_an_item_that_never_fits_has_failed(AsyncLimiter: Any) -> None:
+    def weigh(item: int) -> int:
+        return 10 // item
+
+    options: Any = {"limiter": AsyncLimiter(5, 1), "weight": weigh, "ordered": True}
+    async with amap(double, [5, 1, 0, 4], on_error=lambda error, item: type(error), **options) as results:
+        assert [result async for result in results] == [10, ValueError, ZeroDivisionError, 8]
+    with pytest.raises(ValueError, match="exceeds max_rate=5"):
+        async with amap(double, [1], **options):
+            pass
+
+
+@pytest.mark.parametrize("factory", [getattr(asyncio, "eager_task_factory", None)])  # Python 3.12
+async def test_tasks_that_start_eagerly_do_not_start_within_each_other(factory: Any) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        assert await run_all([partial(double, number) for number in range(3000)]) == list(range(0, 6000, 2))
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_before_exception_groups_the_first_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     async def stubborn(item: int) -> None:
         try:
@@ -674,6 +697,9 @@ def test_the_extras_work_on_trio(AsyncLimiter: Any) -> None:
         assert seen == [str(number) for number in range(10)]
         assert reports[-1].done >= 9
         assert await run_all([partial(work, 3)], on_error=lambda error, item: 7) == [7]
+        limiter, never = AsyncLimiter(5, 1), []
+        await run_on_each(work, [1], limiter=limiter, weight=6, on_error=lambda error, item: never.append(error))
+        assert [str(error) for error in never] == ["try_acquire(amount=6) exceeds max_rate=5"]
 
         async def silent() -> AsyncGenerator[int, None]:
             yield 1
@@ -691,8 +717,6 @@ def test_the_extras_work_on_trio(AsyncLimiter: Any) -> None:
 
 
 def test_without_anyio_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     import trio
 
     monkeypatch.setitem(sys.modules, "aiolimiter_fast.batch._anyio", None)

@@ -388,6 +388,40 @@ async def test_a_limiter_of_buckets_fits(share: str) -> None:
     assert (throttle.running, throttle.waiting) == (0, 0)
 
 
+async def test_tasks_wait_at_a_limiter_of_buckets_in_order_though_some_are_cancelled() -> None:
+    throttle, started = Throttle(Limiter(Rate(5, 20)), 2), []
+
+    async def run(name: int) -> None:
+        async with throttle.at("ab"[name % 2]):
+            started.append(name)
+
+    tasks = [asyncio.create_task(run(name)) for name in range(40)]
+    for task in tasks[6::3]:
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.wait(tasks)
+    for key in (0, 1):
+        names = [name for name in started if name % 2 == key]
+        assert names == sorted(names)
+    assert len(started) == sum(not task.cancelled() for task in tasks)
+    assert (throttle.running, throttle.waiting) == (0, 0)
+
+
+async def test_a_limiter_is_asked_under_the_key() -> None:
+    names = []
+
+    class Named:
+        async def try_acquire_async(self, name: str, weight: int) -> bool:
+            names.append((name, weight))
+            return True
+
+    throttle = Throttle(Named(), 2)
+    for key, amount in (("host", 1), (("a", 1), 2), (None, 3)):
+        async with throttle.at(key, amount):
+            pass
+    assert names == [("host", 1), ("('a', 1)", 2), ("pyrate", 3)]
+
+
 class Strange:
     """A limiter of somebody else's: `acquire()` alone, that passes one a second."""
 

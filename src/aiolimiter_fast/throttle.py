@@ -312,7 +312,7 @@ class Throttle:
             self._join(line, waiter)
         try:
             while True:
-                if not waiter.slot:
+                while not waiter.slot:
                     await self._slot(waiter)
                 permits = line.permits
                 if permits is None or (permits.take is not None and permits.take(amount)):

@@ -111,10 +111,14 @@ class Run:
                 found = list(next_of(items)) if iterable else await self._pull(items)
                 if not found:
                     break
+                refusal = None
                 if gate is not None:
-                    key, amount = gate.key_of(found[0]), job.amount(found[0])
-                    await gate.enter(key, amount)
-                group.start_soon(self._one, index, found[0], key, amount)
+                    try:
+                        key, amount = gate.key_of(found[0]), job.amount(found[0])
+                        await gate.enter(key, amount)
+                    except Exception as error:
+                        refusal = error
+                group.start_soon(self._one, index, found[0], key, amount, refusal)
                 index += 1
 
     async def _pull(self, items: AsyncIterator[Any]) -> list[Any]:
@@ -125,22 +129,22 @@ class Run:
                 pass
         return []
 
-    async def _one(self, index: int, item: Any, key: Hashable, amount: float) -> None:
+    async def _one(self, index: int, item: Any, key: Hashable, amount: float, failure: Exception | None) -> None:
         job = self.job
-        failure: Exception | None = None
         result: Any = None
         if job.tally is not None:
             job.tally.start()
-        try:
-            if job.retry is not None:
-                result = await job.attempts(item, key, amount)
-            else:
-                result = await job.function(item)
-        except Exception as error:
-            failure = error
-        finally:
-            if job.retry is None and job.gate is not None:
-                job.gate.leave(key)
+        if failure is None:
+            try:
+                if job.retry is not None:
+                    result = await job.attempts(item, key, amount)
+                else:
+                    result = await job.function(item)
+            except Exception as error:
+                failure = error
+            finally:
+                if job.retry is None and job.gate is not None:
+                    job.gate.leave(key)
         if job.tally is not None:
             job.tally.end(failed=failure is not None)
         if failure is not None:

@@ -18,7 +18,7 @@ class Progress(NamedTuple):
         total: how many items there are; None where the input has no length.
         done: how many have a result.
         failed: how many have failed.
-        running: how many have started and not ended.
+        running: how many have started and not ended, with the one whose permit is awaited.
         waiting: how many have not started; None where the total is not known.
         rate: items ended per second, since the batch began.
         time_left: seconds until the end at this rate; None where that cannot be told.

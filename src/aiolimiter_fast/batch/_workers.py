@@ -233,7 +233,8 @@ class Crew:
     def _spawn(self) -> None:
         most = self.ahead if self.most is None else min(self.ahead, self.most - len(self.workers))
         for _ in range(most):
-            worker = self.loop.create_task(self._work())
+            # Not by the loop's factory: eager tasks would start each other, one within the other.
+            worker = asyncio.Task(self._work(), loop=self.loop)
             self.standby.add(worker)
             self.workers.add(worker)
             worker.add_done_callback(self._ended)
@@ -297,16 +298,17 @@ class Crew:
                 index = self.count
                 self.count += 1
                 amount = 1.0
-                inside = gate is not None
-                if gate is not None:
-                    key, amount = gate.key_of(item), job.amount(item)
-                    await gate.enter(key, amount)
-                if tally is not None:
-                    tally.start()
+                inside = False
                 failure: BaseException | None = None
                 result: Any = None
+                if tally is not None:
+                    tally.start()
                 context = copy_context()
                 try:
+                    if gate is not None:
+                        key, amount = gate.key_of(item), job.amount(item)
+                        await gate.enter(key, amount)
+                        inside = True
                     if job.retry is None:
                         coroutine: Any = context.run(job.function, item)
                         if type(coroutine) is not CoroutineType:
