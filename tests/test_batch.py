@@ -200,6 +200,8 @@ async def test_an_exception_of_an_item_cancels_the_block(library: Any, log: Log,
                 await log.sleep(50)
         except Failure:
             log.note("caught", None)
+        task = asyncio.current_task()
+        assert not (hasattr(task, "cancelling") and task.cancelling())  # type: ignore[union-attr]
         await asyncio.sleep(1)  # whoever catches it is not cancelled
 
     await within(clock, main())

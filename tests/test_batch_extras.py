@@ -461,7 +461,11 @@ async def test_each_attempt_takes_a_permit(clock: ManualClock, AsyncLimiter: Any
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_retries_that_overlap_do_not_meet(clock: ManualClock, seed: int) -> None:
-    policy = tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(4), wait=tenacity.wait_random(0, 0.1))
+    async def pause(state: Any) -> None:
+        await asyncio.sleep(0)
+
+    wait = tenacity.wait_random(0, 0.1)
+    policy = tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(4), wait=wait, before=pause, after=pause)
     throttle = Throttle(None, 7)
     dice = random.Random(seed)
     calls: dict[int, int] = {}
