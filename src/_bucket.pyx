@@ -9,17 +9,19 @@ Contents:
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
     window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter
+    pacing.pxi     Ticks, Spacing, Drips: the meters of `pacing`; Gate: its limiters; Pass: what their `wait` returns
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
 A limiter's section is entered before a timer's, never the other way round.
 """
 cimport cython
+from cpython.dict cimport PyDict_GetItem
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from libc.math cimport INFINITY, ceil, isfinite, llrint
+from libc.math cimport INFINITY, ceil, floor, isfinite, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
 
 from aiolimiter_fast._core.clock cimport clock_ns
@@ -36,6 +38,7 @@ from aiolimiter_fast._core.window cimport (
     window_trim,
 )
 
+import asyncio as _asyncio
 import warnings
 from _thread import allocate_lock as _allocate_lock
 from time import get_clock_info as _get_clock_info
@@ -227,3 +230,4 @@ include "_bucket/limiter.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
 include "_bucket/window.pxi"
+include "_bucket/pacing.pxi"

@@ -269,7 +269,7 @@ cdef class Waiter:
 
     While it waits it is a node of the line. A thread waits by one of these as well; its `future` is a lock.
     """
-    cdef Admission limiter
+    cdef Admission limiter        # that counts its calls, or None
     cdef Line line
     cdef object name
     cdef object future
@@ -359,6 +359,10 @@ cdef bint call_wake(Waiter self, object here) except -1:
     return True
 
 
+cdef inline int call_note(Waiter self, bint admitted, int64_t waited) except -1:
+    return 0 if self.limiter is None else self.limiter.note(admitted, waited)
+
+
 cdef int call_abandon(Waiter self) except -1:
     """Leave the line, or give back what was granted and not used."""
     cdef Line line = self.line
@@ -398,7 +402,7 @@ cdef object call_proceed(Waiter self, bint* admitted):
     if state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
     admitted[0] = state == GRANTED
-    self.limiter.note(admitted[0], self.line.now() - self.since)
+    call_note(self, admitted[0], self.line.now() - self.since)
     return None
 
 
@@ -413,7 +417,7 @@ cdef object call_begin(Waiter self, bint* admitted):
         decision = line.enter(self.weight, self.name, now, waits)
     if decision == 1 or decision < 0 or not waits:
         admitted[0] = decision == 1
-        self.limiter.note(admitted[0], 0)
+        call_note(self, admitted[0], 0)
         return None
     loop = running_loop()
     if loop is None:
@@ -472,7 +476,7 @@ cdef bint call_sleep(Waiter self) except -1:
     except BaseException:
         call_abandon(self)
         raise
-    self.limiter.note(admitted, now - self.since)
+    call_note(self, admitted, now - self.since)
     return admitted
 
 
