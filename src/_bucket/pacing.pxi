@@ -72,12 +72,9 @@ cdef class Pace(Line):
     def _configure(self, double interval, int64_t most):
         """Set the interval (ns) and how many permits may pass at once; those who wait are planned anew."""
         cdef int64_t now
-        cdef double former = self.interval
         with cython.critical_section(self):
-            if former > 0.0 and former != interval:  # the tick before the next one stays where it was
-                self.move(-1.0)
-                self.interval = interval
-                self.move(1.0)
+            if 0.0 < self.interval != interval:
+                self.rescale(interval)
             self.interval = interval
             self.most = most
             # As in AsyncLimiter.plan: lateness that no burst bridges costs a part of the rate.
@@ -87,7 +84,15 @@ cdef class Pace(Line):
                 self.release(now, SLICE)
                 self.plan(now)
 
+    cdef int rescale(self, double interval) noexcept:
+        """Let the tick before the next one stay where it was, as the interval changes."""
+        self.move(-1.0)
+        self.interval = interval
+        self.move(1.0)
+        return 0
+
     cdef double bridge(self) noexcept:
+        """Nanoseconds that a late tick can make up for."""
         return <double>(self.most - 1) * self.interval
 
     def _cancel(self):
@@ -256,6 +261,12 @@ cdef class Spacing(Pace):
     cdef int64_t after(self, Py_ssize_t ahead, int64_t now) noexcept:
         return self.in_intervals(<double>ahead)
 
+    cdef int rescale(self, double interval) noexcept:
+        self.interval = interval
+        if self.last != UNKNOWN:
+            self.begin(self.last)
+        return 0
+
     cdef double bridge(self) noexcept:
         return 0.0
 
@@ -320,6 +331,7 @@ cdef str ASYNCIO = "_asyncio"
 cdef PyObject* STOCK_ASYNCIO = <PyObject*>_asyncio
 
 
+@cython.no_gc_clear
 cdef class Gate:
     """A limiter on a line: `wait` for tasks, `_sleep` for threads. Its subclass says what `_wait_elsewhere` is.
 
@@ -344,6 +356,8 @@ cdef class Gate:
     def wait(self):
         """Wait for this caller's turn; at once if nobody is before it and the rate allows it."""
         cdef Pass awaitable
+        if self._line is None:
+            self.check_open()
         if PyDict_GetItem(self.names, ASYNCIO) != STOCK_ASYNCIO:
             return self._wait_elsewhere()
         awaitable = new_pass()
@@ -386,19 +400,17 @@ cdef class Gate:
             return seconds(line.foresee(None, 1, now) - now)
 
     def _now_ns(self):
+        """The time of its clock in nanoseconds."""
         return self._line.now()
 
-    @property
-    def _waiting(self):
-        return self._line.waiting
-
     cdef inline Waiter waiter(self, int64_t patience):
-        cdef Waiter waiter = Waiter.__new__(Waiter)
+        cdef Waiter waiter = new_waiter()
         waiter.line = self._line
         waiter.name = NAMELESS
         waiter.weight = 1
         waiter.patience = patience
         waiter.block = True
+        waiter.state = CREATED
         return waiter
 
     cdef inline int resume(self) except -1:
@@ -533,63 +545,32 @@ cdef object pass_proceed(Pass self):
     return future
 
 
-# As in acquire.pxi: those who need not wait live for a fraction of a microsecond, recycled and untracked.
-cdef PyObject* spare_passes[SPARE]
-cdef int spare_pass_count = 0
-cdef void (*pass_free)(PyObject*) noexcept
+cdef spare_t spare_passes
 
 
 cdef inline Pass new_pass():
-    global spare_pass_count
-    cdef Pass awaitable
-    if spare_pass_count:
-        spare_pass_count -= 1
-        _Py_NewReference(spare_passes[spare_pass_count])
-        awaitable = owned(spare_passes[spare_pass_count])
-    else:
-        awaitable = Pass.__new__(Pass)
-        PyObject_GC_UnTrack(<PyObject*>awaitable)
+    cdef Pass awaitable = <Pass>spare_take(&spare_passes, Pass)
     awaitable.state = CREATED
     return awaitable
 
 
+cdef int pass_finish(PyObject* dying) except -1:
+    cdef bint started = (<Pass>dying).state != CREATED
+    pass_abandon(<Pass>dying)
+    if not started:
+        warn(f"coroutine '{type((<Pass>dying).gate).__name__}.wait' was never awaited", RuntimeWarning)
+    return 0
+
+
 cdef void pass_dealloc(PyObject* dying) noexcept:
     """The type's deallocator: see that nothing is left behind, then recycle or free."""
-    global spare_pass_count
-    if (<Pass>dying).state != DONE:
-        Py_SET_REFCNT(dying, 1)
-        pass_finalize(dying)
-        if Py_REFCNT(dying) > 1:  # a warning filter or a handler has kept it
-            Py_SET_REFCNT(dying, Py_REFCNT(dying) - 1)
-            return
-        Py_SET_REFCNT(dying, 0)
+    if (<Pass>dying).state != DONE and not spare_dies(dying, pass_finish):
+        return
     if RECYCLE and (<Pass>dying).waiter is None:
         (<Pass>dying).gate = None
-        if spare_pass_count < SPARE:
-            spare_passes[spare_pass_count] = dying
-            spare_pass_count += 1
+        if spare_keep(&spare_passes, dying):
             return
-    pass_free(dying)
-
-
-cdef void pass_finalize(PyObject* dying) noexcept:
-    cdef PyObject *kind = NULL
-    cdef PyObject *value = NULL
-    cdef PyObject *traceback = NULL
-    cdef bint started = (<Pass>dying).state != CREATED
-    PyErr_Fetch(&kind, &value, &traceback)
-    pass_abandon_quietly(dying)
-    if not started:
-        pass_warn(dying)
-    PyErr_Restore(kind, value, traceback)
-
-
-cdef void pass_abandon_quietly(PyObject* dying) noexcept:
-    pass_abandon(<Pass>dying)
-
-
-cdef void pass_warn(PyObject* dying) noexcept:
-    warn(f"coroutine '{type((<Pass>dying).gate).__name__}.wait' was never awaited", RuntimeWarning)
+    spare_passes.free(dying)
 
 
 cdef inline bint pass_now(Pass self) except -1:
@@ -616,7 +597,7 @@ cdef PyObject* pass_next(Pass self) except? NULL:
     return <PyObject*>future
 
 
-pass_free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Pass).tp_dealloc
+spare_passes.free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Pass).tp_dealloc
 (<TypeSlots*>Pass).tp_dealloc = <void*>pass_dealloc
 (<TypeSlots*>Pass).tp_as_async.am_send = <void*>pass_send
 (<TypeSlots*>Pass).tp_flags |= HAVE_AM_SEND

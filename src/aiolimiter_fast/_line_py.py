@@ -32,7 +32,7 @@ class Ticket(Event):
     def __init__(self, timer: LoopTimer) -> None:
         super().__init__()
         # None while nobody of this loop waits.
-        self.line: Window | None = None
+        self.line: Line | None = None
         self.timer = timer
         self.waiting = 0
 
@@ -79,14 +79,16 @@ class Waiter:
     """A caller in the line: a task by its future, a thread by a lock."""
 
     __slots__ = (
-        "expiry", "future", "granted", "line", "name", "patience", "since", "sleeps_until", "state", "ticket", "weight",
+        "block", "expiry", "future", "granted", "line", "name", "patience", "since", "sleeps_until", "state", "ticket",
+        "weight",
     )  # fmt: skip
 
-    def __init__(self, line: Window, name: Any, weight: int, patience: int) -> None:
+    def __init__(self, line: Line, name: Any, weight: int, patience: int) -> None:
         self.line = line
         self.name = name
         self.weight = weight
         self.patience = patience
+        self.block = True
         self.state = CREATED
         self.ticket: Ticket | None = None
         self.expiry: Patience | None = None
@@ -124,63 +126,120 @@ class Waiter:
                 line._remove(self)
                 self.state = DONE
             elif state == GRANTED:
-                line._log.take_back(self.weight, self.granted)
+                line._refund(self.weight, self.granted)
             if line._line:
                 now = line._now()
                 line._release(now, SLICE)
                 line._plan(now)
 
 
-class Window(Watched):
-    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+async def wait_in_line(waiter: Waiter, decide: Callable[[Any, int, bool], int]) -> tuple[bool, int | None]:
+    """Wait as a task: whether it was admitted, and how long it waited (ns), None if it did not have to."""
+    line = waiter.line
+    while True:
+        waits = waiter.block and waiter.patience > 0
+        decision = decide(waiter.name, waiter.weight, waits)
+        if decision == 1 or decision < 0 or not waits:
+            return decision == 1, None
+        loop = _loop_py.running_loop()
+        timer = _loop_py.loop_timer(loop)
+        waiter.future = loop.create_future()
+        waiter.expiry = None
+        try:
+            with deciding:
+                now = line._now()
+                waiter.ticket = line._ticket(timer)
+                line._enqueue(waiter, now)
+                if waiter.patience != NEVER:
+                    waiter.expiry = Patience(timer, waiter)
+                    timer.schedule(waiter.expiry, timer.now(0) + waiter.patience)
+                if line._first() is waiter or waiter.ticket.deadline == NEVER:
+                    line._plan(now)
+            await waiter.future
+        except BaseException:
+            waiter.abandon()
+            raise
+        waited = line._now() - waiter.since
+        if waiter.state in (WAITING, LOST):
+            waiter.abandon()  # somebody else resolved the future: ask again, with what is left of the patience
+            if waiter.patience != NEVER:
+                waiter.patience = max(waiter.patience - waited, 0)
+            continue
+        state, waiter.state = waiter.state, DONE
+        return state == GRANTED, waited
 
-    The documentation is that of the extension's class of the same name.
-    """
 
-    __slots__ = (
-        "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed", "_rate_objects",
-        "_tickets",
-    )  # fmt: skip
+def sleep_in_line(waiter: Waiter) -> tuple[bool, int]:
+    """Wait as a thread: whether it was admitted, and how long it waited (ns)."""
+    line = waiter.line
+    waiter.future = threading.Lock()
+    waiter.future.acquire()
+    try:
+        with deciding:
+            now = line._now()
+            line._enqueue(waiter, now)
+            deadline = min(now + waiter.patience, NEVER)
+            until = waiter.sleeps_until = line._foresee(waiter, 0, now)
+        while True:
+            until = min(until, deadline)
+            if until > now:
+                waiter.future.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
+            with deciding:
+                now = line._now()
+                if waiter.state == WAITING:
+                    line._release(now, SLICE)
+                if waiter.state == WAITING and now >= deadline:
+                    line._remove(waiter)
+                    waiter.state = EXPIRED
+                line._plan(now)
+                if waiter.state != WAITING:
+                    break
+                until = waiter.sleeps_until = line._foresee(waiter, 0, now)
+        admitted = waiter.state == GRANTED
+        waiter.state = DONE
+    except BaseException:
+        waiter.abandon()
+        raise
+    return admitted, now - waiter.since
+
+
+class Line(Watched):
+    """Callers in order of arrival, and the clock by which they are served; a subclass is the meter that admits them."""
+
+    __slots__ = ("_clock_ns", "_generation", "_line", "_passed", "_tickets")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._clock_ns = None
         self._generation = _loop_py.generation
-        self._gone = 0
-        self._last_denial = (None, None)
-        self._leaks_ = False
         self._line = OrderedDict()
-        self._log = WindowLog()
         self._passed = 0
-        self._rate_objects = []
         self._tickets = []
         return self
 
     _clock_ns: Callable[[], int] | None
     _generation: int
-    _gone: int
-    _last_denial: tuple[Any, Any]
-    _leaks_: bool
     _line: OrderedDict[Waiter, None]
-    _log: WindowLog
     _passed: int
-    _rate_objects: list[Any]
     _tickets: list[Ticket]
+
+    def _due(self, weight: int, now: int) -> int:
+        raise NotImplementedError
+
+    def _charge(self, weight: int, name: Any, now: int) -> None:
+        raise NotImplementedError
+
+    def _refund(self, weight: int, instant: int) -> None:
+        raise NotImplementedError
+
+    def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
+        raise NotImplementedError
+
+    def _bound(self) -> int:
+        return 0
 
     def _now(self) -> int:
         return clock_ns() if self._clock_ns is None else self._clock_ns()
-
-    def _due(self, weight: int, now: int) -> int:
-        self._log.advance(now)
-        return self._log.due(weight)
-
-    def _charge(self, weight: int, name: Any, now: int) -> None:
-        log = self._log
-        if log.first < log.rates[-1].tail:
-            units = log.forget(log.rates[-1].tail)
-            if not self._leaks_:
-                self._gone += units
-        log.append(now, weight, name if type(name) is str else str(name))
 
     def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never. `waits`: the caller will queue otherwise."""
@@ -193,7 +252,7 @@ class Window(Watched):
         if due > now:
             return -1 if due == NEVER else 0
         if self._line:
-            if waits or weight > self._log.rates[0].limit - self._passed:
+            if waits or weight > self._bound() - self._passed:
                 return 0
             self._passed += weight
         self._charge(weight, name, now)
@@ -244,7 +303,7 @@ class Window(Watched):
                 woken += 1
             else:
                 waiter.state = LOST
-                self._log.take_back(waiter.weight, now)
+                self._refund(waiter.weight, now)
         return woken
 
     def _plan(self, now: int) -> None:
@@ -285,6 +344,48 @@ class Window(Watched):
             if not closed_only:
                 self._tickets = []
             self._plan(self._now())
+
+
+class Window(Line):
+    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+
+    The documentation is that of the extension's class of the same name.
+    """
+
+    __slots__ = ("_gone", "_last_denial", "_leaks_", "_log", "_rate_objects")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._gone = 0
+        self._last_denial = (None, None)
+        self._leaks_ = False
+        self._log = WindowLog()
+        self._rate_objects = []
+        return self
+
+    _gone: int
+    _last_denial: tuple[Any, Any]
+    _leaks_: bool
+    _log: WindowLog
+    _rate_objects: list[Any]
+
+    def _due(self, weight: int, now: int) -> int:
+        self._log.advance(now)
+        return self._log.due(weight)
+
+    def _charge(self, weight: int, name: Any, now: int) -> None:
+        log = self._log
+        if log.first < log.rates[-1].tail:
+            units = log.forget(log.rates[-1].tail)
+            if not self._leaks_:
+                self._gone += units
+        log.append(now, weight, name if type(name) is str else str(name))
+
+    def _refund(self, weight: int, instant: int) -> None:
+        self._log.take_back(weight, instant)
+
+    def _bound(self) -> int:
+        return self._log.rates[0].limit
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
@@ -423,7 +524,7 @@ class Admission(Watched):
     _waited: int
     _window: Window | None
 
-    def _rely(self, window: Window, clock: Callable[[], int] | None, *objects: Any) -> None:
+    def _rely(self, window: Window, clock: Callable[[], int] | None, plain: bool, *objects: Any) -> None:
         self._window = window
         window._clock_ns = clock
 
@@ -455,74 +556,20 @@ class Admission(Watched):
     async def _wait(self, name: Any, weight: int, block: bool, patience: int) -> bool:
         window = self._window
         assert window is not None
-        patience = NEVER if patience < 0 else patience
-        waits = block and patience > 0
-        while True:
-            decision = self._decide(name, weight, waits)
-            if decision == 1 or decision < 0 or not waits:
-                return decision == 1
-            loop = _loop_py.running_loop()
-            timer = _loop_py.loop_timer(loop)
-            waiter = Waiter(window, name, weight, patience)
-            waiter.future = loop.create_future()
-            try:
-                with deciding:
-                    now = window._now()
-                    waiter.ticket = window._ticket(timer)
-                    window._enqueue(waiter, now)
-                    if patience != NEVER:
-                        waiter.expiry = Patience(timer, waiter)
-                        timer.schedule(waiter.expiry, timer.now(0) + patience)
-                    if window._first() is waiter or waiter.ticket.deadline == NEVER:
-                        window._plan(now)
-                await waiter.future
-            except BaseException:
-                waiter.abandon()
-                raise
-            waited = window._now() - waiter.since
-            if waiter.state in (WAITING, LOST):
-                waiter.abandon()  # somebody else resolved the future: ask again, with what is left of the patience
-                if patience != NEVER:
-                    patience = max(patience - waited, 0)
-                continue
-            state, waiter.state = waiter.state, DONE
-            self._note(state == GRANTED, waited)
-            return state == GRANTED
+        waiter = Waiter(window, name, weight, NEVER if patience < 0 else patience)
+        waiter.block = block
+        admitted, waited = await wait_in_line(waiter, self._decide)
+        if waited is not None:
+            self._note(admitted, waited)
+        return admitted
 
     def _sleep(self, name: Any, weight: int, patience: int) -> bool:
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
         window = self._window
         assert window is not None
         waiter = Waiter(window, name, weight, NEVER if patience < 0 else patience)
-        waiter.future = threading.Lock()
-        waiter.future.acquire()
-        try:
-            with deciding:
-                now = window._now()
-                window._enqueue(waiter, now)
-                deadline = min(now + waiter.patience, NEVER)
-                until = waiter.sleeps_until = window._foresee(waiter, 0, now)
-            while True:
-                until = min(until, deadline)
-                if until > now:
-                    waiter.future.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
-                with deciding:
-                    now = window._now()
-                    if waiter.state == WAITING:
-                        window._release(now, SLICE)
-                    if waiter.state == WAITING and now >= deadline:
-                        window._remove(waiter)
-                        waiter.state = EXPIRED
-                    window._plan(now)
-                    if waiter.state != WAITING:
-                        break
-                    until = waiter.sleeps_until = window._foresee(waiter, 0, now)
-            admitted = waiter.state == GRANTED
-            waiter.state = DONE
-        except BaseException:
-            waiter.abandon()
-            raise
-        self._note(admitted, now - waiter.since)
+        admitted, waited = sleep_in_line(waiter)
+        self._note(admitted, waited)
         return admitted
 
     def _note(self, admitted: bool, waited: int) -> None:
@@ -535,3 +582,13 @@ class Admission(Watched):
         """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
         waiting = 0 if self._window is None else len(self._window._line)
         return self._admitted, self._refused, waiting, self._waited / 1e9
+
+
+def Limited(limiter: Admission, function: Callable[..., Any], name: str, weight: int) -> Callable[..., Any]:  # noqa: N802
+    """A function that acquires first at each call."""
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        limiter._enter(name, weight)  # type: ignore[attr-defined]
+        return function(*args, **kwargs)
+
+    return limited

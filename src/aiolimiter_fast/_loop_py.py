@@ -186,6 +186,9 @@ class LoopTimer:
                 return round(reading)
         return otherwise
 
+    def now_ns(self) -> int:
+        return self.now(0)
+
     def schedule(self, event: Event, deadline: int) -> None:
         """Put or move an event to `deadline`; NEVER takes it out."""
         with self.lock:
