@@ -137,6 +137,10 @@ cdef class Pace(Line):
         self._cancel()
         self.closed = not self.breached
 
+    def _is_open(self):
+        """Whether everybody passes, and whether nobody does."""
+        return self.breached, self.closed
+
     def _reset(self):
         """Send away all who wait, and be as new."""
         self._cancel()
@@ -211,6 +215,8 @@ cdef class Spacing(Pace):
     """The meter of `StrictLimiter`: an interval at least between two calls, counted from when the first runs on."""
     cdef int64_t last             # call; `whole` is when the next may be
     cdef int64_t before           # the call before the last
+    cdef int64_t lag              # from a grant until the call runs on, a moving average (ns)
+    cdef bint expected            # the last call has been granted, and not run on yet
 
     def __cinit__(self, *args, **kwargs):
         self.restart()
@@ -218,10 +224,12 @@ cdef class Spacing(Pace):
     cdef int restart(self) except -1:
         self.last = self.before = self.whole = UNKNOWN
         self.part = 0.0
+        self.expected = False
         return 0
 
     cdef inline void called(self, int64_t now) noexcept:
         self.last = now
+        self.expected = False
         self.begin(now)
 
     cdef bint step(self, int64_t now) noexcept:
@@ -232,12 +240,13 @@ cdef class Spacing(Pace):
         return True
 
     cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
-        return now if self.breached else self.tick()
+        return now if self.breached else self.tick() + (self.lag if self.expected else 0)
 
     cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
         if not self.breached:
             self.before = self.last
             self.called(now)
+            self.expected = True
         return 0
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
@@ -250,12 +259,12 @@ cdef class Spacing(Pace):
         return 0
 
     cdef int resume(self, int64_t now) except -1:
-        if self.breached:
-            return 0
-        if now > self.last:
+        # The timer stays as it is: to set it takes time, which would come between this instant and the call.
+        if self.expected and self.clock is None:
+            self.lag += (min(max(now - self.last, 0), <int64_t>self.interval) - self.lag) // 8
+        self.expected = False
+        if now > self.last and not self.breached:
             self.called(now)
-            if self.waiting:
-                self.plan(now)
         return 0
 
     cdef int64_t after(self, Py_ssize_t ahead, int64_t now) noexcept:

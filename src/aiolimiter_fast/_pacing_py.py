@@ -145,6 +145,10 @@ class Pace(Line):
         self._cancel()
         self._closed = not self._breached
 
+    def _is_open(self) -> tuple[bool, bool]:
+        """Whether everybody passes, and whether nobody does."""
+        return self._breached, self._closed
+
     def _reset(self) -> None:
         """Send away all who wait, and be as new."""
         self._cancel()
@@ -254,10 +258,9 @@ class Spacing(Pace):
                 self._begin(self._last)
 
     def _resume(self, now: int) -> None:
-        if not self._breached and now > self._last:
+        # The timer stays as it is: it goes off early, and is set again then.
+        if now > self._last and not self._breached:
             self._called(now)
-            if self._line:
-                self._plan(now)
 
     def _after(self, ahead: int, now: int) -> int:
         return self._in_intervals(float(ahead))

@@ -83,6 +83,7 @@ class _Pacer(_Gate):
     async def _wait_elsewhere(self) -> None:
         if self._elsewhere is None:
             self._elsewhere = self._turns(self, _running_loop)
+            self._elsewhere.breached, self._elsewhere.closed = self._line._is_open()
         await self._elsewhere.wait()
 
     async def wrap(self, awaitable: Awaitable[_T]) -> _T:
