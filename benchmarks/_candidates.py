@@ -51,7 +51,7 @@ def load_twin() -> Any:
     os.environ[SWITCH] = "1"
     try:
         package = importlib.import_module(OURS)
-        package.Limiter, package.Rate  # noqa: B018  # loaded now, while the switch is set
+        package.Limiter, package.Rate, package.pacing  # noqa: B018  # loaded now, while the switch is set
         engine = importlib.import_module(f"{OURS}._engine").ENGINE
     finally:
         take()

@@ -1,4 +1,4 @@
-"""pacing on a loop that has only `time`, `call_at` and `create_future`: what asynciolimiter 1.2 does, and ours does too.
+"""pacing on a loop that has only `time`, `call_at` and `create_future` does what asynciolimiter 1.2 does.
 
 Each test runs on asynciolimiter as well, as the witness, unless it takes `pacing` alone.
 """
@@ -317,7 +317,7 @@ class TestAll:
         import aiolimiter_fast.pacing
 
         names = {module.__name__.partition(".")[0]: module, "aiolimiter_fast": aiolimiter_fast}
-        again = eval(text, names)  # noqa: S307
+        again = eval(text, names)
         assert (type(again), repr(again)) == (type(limiter), text)
 
     async def test_one_that_is_forgotten_still_serves_those_who_wait(
@@ -406,7 +406,9 @@ def options_of(kind: str, most: int) -> dict[str, int]:
 
 async def play(module: Any, kind: str, most: int, schedule: list[tuple[str, Any]]) -> Any:
     """Play a schedule in 64ths of a second, which floats hold exactly; return all that could be seen of it."""
-    fake, seen, tasks = FakeAsyncio(), [], []
+    fake = FakeAsyncio()
+    seen: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         patch.setattr(module, "_asyncio", fake)

@@ -5,8 +5,8 @@
 cdef class Pace(Line):
     """A meter whose permits fall due one interval after the other, and the line of those who wait for theirs.
 
-    The next tick is the instant `whole + part`, so that no fraction of a nanosecond is lost on the way. Nobody overtakes
-    here: who finds somebody in the line joins it.
+    The next tick is the instant `whole + part`, so that no fraction of a nanosecond is lost on the way. Nobody
+    overtakes here: who finds somebody in the line joins it.
     """
     cdef double interval          # ns
     cdef int64_t whole

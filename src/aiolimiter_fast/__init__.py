@@ -9,7 +9,7 @@ from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
-    from aiolimiter_fast import limiter_factory
+    from aiolimiter_fast import limiter_factory, pacing
     from aiolimiter_fast.abstracts import (
         GCRA,
         AbstractBucket,
@@ -36,6 +36,7 @@ if _TYPE_CHECKING:
     )
     from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
+    from aiolimiter_fast.pacing import LeakyBucketLimiter, StrictLimiter, Throttler
     from aiolimiter_fast.utils import id_generator, validate_rate_list
 
 # What is loaded when it is first asked for, by module: those who only want AsyncLimiter do not pay for it.
@@ -51,6 +52,7 @@ _LAZY = {
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
+    "pacing": ("LeakyBucketLimiter", "StrictLimiter", "Throttler", "pacing"),
     "utils": ("id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
@@ -58,10 +60,10 @@ _HOME = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
     "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
-    "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
-    "limiter_factory", "validate_rate_list",
+    "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock",
+    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory",
+    "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "StrictLimiter", "Throttler", "TokenBucket",
+    "WallClock", "__version__", "id_generator", "install", "limiter_factory", "pacing", "validate_rate_list",
 ]  # fmt: skip
 
 

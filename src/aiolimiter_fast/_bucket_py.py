@@ -26,8 +26,8 @@ from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WA
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [
-    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "Spacing", "Ticks",
-    "TimerFd", "Watched", "Window", "attach", "forked",
+    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "Spacing",
+    "Ticks", "TimerFd", "Watched", "Window", "attach", "forked",
 ]  # fmt: skip
 
 REST = 10_000_000

@@ -186,7 +186,7 @@ class LoopTimer:
                 return round(reading)
         return otherwise
 
-    def now_ns(self) -> int:
+    def _now_ns(self) -> int:
         return self.now(0)
 
     def schedule(self, event: Event, deadline: int) -> None:

@@ -127,7 +127,7 @@ class Pace(Line):
                     waiter.future.cancel()
                 elif loop is not None:
                     loop.call_soon_threadsafe(waiter.future.cancel)
-            except Exception:  # noqa: S110  # its loop is closed
+            except Exception:  # its loop is closed
                 pass
 
     def _breach(self) -> None:
@@ -426,7 +426,7 @@ class Gate:
             timer = _loop_py.loop_timer(loop)
         clock = None
         if not timer.has_stock_clock():
-            clock = line._clock_ns if timer is self._timer and line._clock_ns is not None else timer.now_ns
+            clock = line._clock_ns if timer is self._timer and line._clock_ns is not None else timer._now_ns
         with deciding:
             if not line._line:
                 self._timer = timer
@@ -436,5 +436,3 @@ class Gate:
                         line._clear()
                     else:
                         line._restart()
-
-

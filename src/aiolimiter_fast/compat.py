@@ -31,7 +31,10 @@ def _aiolimiter() -> Modules:
 
 def _pyrate_limiter() -> Modules:
     package = import_module("aiolimiter_fast")
-    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "install"}
+    own = {
+        "AcquireTimeout", "AsyncLimiter", "Counters", "LeakyBucketLimiter", "LimitReached", "LimiterError",
+        "StrictLimiter", "Throttler", "install", "pacing",
+    }  # fmt: skip
     names = [name for name in package.__all__ if name not in own]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
@@ -44,14 +47,35 @@ def _pyrate_limiter() -> Modules:
     }
 
 
-_LIBRARIES: dict[str, Callable[[], Modules]] = {"aiolimiter": _aiolimiter, "pyrate_limiter": _pyrate_limiter}
+def _asynciolimiter() -> Modules:
+    # The module itself: asynciolimiter's tests replace what it waits with.
+    return {"asynciolimiter": import_module("aiolimiter_fast.pacing")}
+
+
+def _asyncio_throttle() -> Modules:
+    names: dict[str, object] = {"Throttler": import_module("aiolimiter_fast.pacing").Throttler}
+    return {"asyncio_throttle": names, "asyncio_throttle.throttler": names}
+
+
+def _throttler() -> Modules:
+    module = import_module("aiolimiter_fast.throttling")
+    return {"throttler": {**{name: getattr(module, name) for name in module.__all__}, "__version__": __version__}}
+
+
+_LIBRARIES: dict[str, Callable[[], Modules]] = {
+    "aiolimiter": _aiolimiter,
+    "asyncio_throttle": _asyncio_throttle,
+    "asynciolimiter": _asynciolimiter,
+    "pyrate_limiter": _pyrate_limiter,
+    "throttler": _throttler,
+}
 
 
 def install(*libraries: str, force: bool = False) -> tuple[str, ...]:
-    """Make `import aiolimiter` and `import pyrate_limiter`, anywhere in this process, give this package's classes.
+    """Make `import aiolimiter` and the like, anywhere in this process, give this package's classes.
 
     Arguments:
-        libraries: "aiolimiter", "pyrate_limiter"; default both.
+        libraries: "aiolimiter", "asyncio_throttle", "asynciolimiter", "pyrate_limiter", "throttler"; default all.
         force: replace a library that is imported already; modules that hold its names keep them.
 
     Returns the module names taken. Calling it again changes nothing.
@@ -90,9 +114,10 @@ def _take(name: str, contents: ModuleType | dict[str, object], *, is_library: bo
         module = ModuleType(name, f"aiolimiter_fast under the name {name}.")
         module.__spec__ = ModuleSpec(name, None, is_package=is_library)
         module.__dict__.update(contents)
-        setattr(module, _MARK, True)
         if is_library:
             module.__path__ = []  # a package without files: what is not listed above does not exist
+    if is_library:
+        setattr(module, _MARK, True)
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
     if parent:

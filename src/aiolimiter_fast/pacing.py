@@ -1,7 +1,7 @@
 """Limiters that pace: asynciolimiter's three, and asyncio-throttle's Throttler.
 
-On an event loop they wait through the engine. Where somebody has replaced `_asyncio` in this module, as asynciolimiter's
-own tests do, they use nothing of its loop but `time`, `call_at` and `create_future`.
+On an event loop they wait through the engine. Where somebody has replaced `_asyncio` in this module, as
+asynciolimiter's own tests do, they use nothing of its loop but `time`, `call_at` and `create_future`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from concurrent.futures import CancelledError
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiolimiter_fast import _arguments, _elsewhere
+from aiolimiter_fast import _arguments
+from aiolimiter_fast._elsewhere import Dripping, Spaced, Ticking, Turns
 from aiolimiter_fast._engine import engine
+from aiolimiter_fast._version import __version__ as __version__
 from aiolimiter_fast.errors import AcquireTimeout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LeakyBucketLimiter", "Limiter", "StrictLimiter", "Throttler"]
+# As asynciolimiter's, whose name this module takes after `install()`; Throttler is another library's.
+__all__ = ["LeakyBucketLimiter", "Limiter", "StrictLimiter"]
+__author__ = "aiolimiter_fast authors"
+__license__ = "MIT"
 
 _T = TypeVar("_T")
 _SECOND = 1_000_000_000
@@ -66,8 +71,8 @@ class _Pacer(_Gate):
     """The methods that asynciolimiter's limiters share."""
 
     _line: Any
-    _elsewhere: _elsewhere.Turns | None
-    _turns: type[_elsewhere.Turns]
+    _elsewhere: Turns | None
+    _turns: type[Turns]
     _rate: float
 
     def wait_sync(self, timeout: float | None = None) -> None:
@@ -159,11 +164,11 @@ class Limiter(_Pacer):
         rate: calls per second; positive, 1e-9 to 1e12.
         max_burst: how many calls at most are let through at once where turns were missed; 1 or more.
 
-    Turns that nobody waits for are not saved up: the first call after a pause passes, the next an interval later. A task
-    that is cancelled when its turn has come leaves it to the next.
+    Turns that nobody waits for are not saved up: the first call after a pause passes, the next an interval later. A
+    task that is cancelled when its turn has come leaves it to the next.
 
-    Use it as `await limiter.wait()`, `async with limiter`, `async for _ in limiter` (a metronome), `limiter.wrap(...)`, and
-    in threads as `limiter.wait_sync()` or `with limiter`. All wait in one line, in order of arrival.
+    Use it as `await limiter.wait()`, `async with limiter`, `async for _ in limiter` (a metronome), `limiter.wrap(...)`,
+    and in threads as `limiter.wait_sync()` or `with limiter`. All wait in one line, in order of arrival.
 
     Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense.
 
@@ -181,11 +186,11 @@ class Limiter(_Pacer):
         asyncio.run(main())
     """
 
-    _turns = _elsewhere.Ticking
+    _turns = Ticking
 
     def __init__(self, rate: float, *, max_burst: int = 5) -> None:
         self._use(engine.Ticks(), globals())
-        self._max_burst = _whole("max_burst", max_burst)
+        self._max_burst = _arguments.whole("max_burst", max_burst, "calls")
         self._pace(rate, self._max_burst)
 
     @property
@@ -195,7 +200,7 @@ class Limiter(_Pacer):
 
     @max_burst.setter
     def max_burst(self, max_burst: int) -> None:
-        most = _whole("max_burst", max_burst)
+        most = _arguments.whole("max_burst", max_burst, "calls")
         self._pace(self._rate, most)
         self._max_burst = most
 
@@ -212,8 +217,8 @@ class StrictLimiter(_Pacer):
 
     Arguments: rate, calls per second; positive, 1e-9 to 1e12.
 
-    The distance is counted from when a call runs on, not from when it was due; so what is delivered is a little less than
-    the rate. Use it as `Limiter`.
+    The distance is counted from when a call runs on, not from when it was due; so what is delivered is a little less
+    than the rate. Between threads, or event loops, it is counted from when a call was let through. Use it as `Limiter`.
 
     Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense.
 
@@ -232,7 +237,7 @@ class StrictLimiter(_Pacer):
         asyncio.run(main())
     """
 
-    _turns = _elsewhere.Spaced
+    _turns = Spaced
 
     def __init__(self, rate: float) -> None:
         self._use(engine.Spacing(), globals())
@@ -268,11 +273,11 @@ class LeakyBucketLimiter(_Pacer):
         asyncio.run(main())
     """
 
-    _turns = _elsewhere.Dripping
+    _turns = Dripping
 
     def __init__(self, rate: float, *, capacity: int = 10) -> None:
         self._use(engine.Drips(), globals())
-        self._capacity = _whole("capacity", capacity)
+        self._capacity = _arguments.whole("capacity", capacity, "calls")
         self._pace(rate, self._capacity)
 
     @property
@@ -282,7 +287,7 @@ class LeakyBucketLimiter(_Pacer):
 
     @capacity.setter
     def capacity(self, capacity: int) -> None:
-        most = _whole("capacity", capacity)
+        most = _arguments.whole("capacity", capacity, "calls")
         self._pace(self._rate, most)
         self._capacity = most
 
@@ -303,11 +308,11 @@ class Throttler(_Gate):
     Arguments:
         rate_limit: calls; 1 or more. A fraction counts as a whole, as in asyncio-throttle.
         period: seconds; 1e-9 to 1e9.
-        retry_interval: kept for asyncio-throttle's users. Nothing is polled here: who waits is woken when there is room.
+        retry_interval: seconds, without a meaning here. Nothing is polled: who waits is woken when there is room.
 
     All three can be set while in use. Those who wait are served in order of arrival, threads and tasks alike; a call
-    counts from when it was let through. Use it as `async with throttler`, `await throttler.acquire()`, and in threads as
-    `with throttler` or `throttler.acquire_sync()`. It may be used in several event loops, one after the other or at once.
+    counts from when it was let through. Use it as `async with throttler`, `await throttler.acquire()`, and in threads
+    as `with throttler` or `throttler.acquire_sync()`. It may be used in several event loops, in turn or at once.
 
     Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense.
 
@@ -330,6 +335,7 @@ class Throttler(_Gate):
 
     def __init__(self, rate_limit: int, period: float = 1.0, retry_interval: float = 0.01) -> None:
         self._use(engine.Window(), _STOCK)
+        _arguments.number("retry_interval", retry_interval)
         self._limit(rate_limit, period)
         self.retry_interval = retry_interval
 
@@ -369,8 +375,11 @@ class Throttler(_Gate):
         self._limit(self._rate_limit, period)
 
     def _limit(self, rate_limit: float, period: float) -> None:
-        _arguments.rate(rate_limit, period, None)
-        self._line._configure([None], [ceil(rate_limit)], [ceil(period * _SECOND)])
+        limit, seconds = _arguments.number("rate_limit", rate_limit), _arguments.number("period", period)
+        if not 0 < limit <= _arguments.MAX_RATE:
+            raise ValueError(f"rate_limit must be positive and at most {_arguments.MAX_RATE:g}, got {rate_limit!r}")
+        _arguments.period("period", seconds)
+        self._line._configure([None], [ceil(limit)], [ceil(seconds * _SECOND)])
         self._rate_limit, self._period = rate_limit, period
 
     def __repr__(self) -> str:
@@ -387,15 +396,6 @@ def _interval(rate: float) -> float:
         bounds = f"{1 / _arguments.MAX_PERIOD:g} to {_arguments.MAX_RATE:g}"
         raise ValueError(f"rate must be {bounds} calls per second, got {rate!r}")
     return _SECOND / permits
-
-
-def _whole(name: str, value: int) -> int:
-    number = _arguments.number(name, value)
-    if number != int(number):
-        raise ValueError(f"{name} must be a whole number of calls, got {value!r}")
-    if not 1 <= number <= _arguments.MAX_RATE:
-        raise ValueError(f"{name} must be 1 to {_arguments.MAX_RATE:g} calls, got {value!r}")
-    return int(number)
 
 
 def _made(cls: Callable[..., _T], args: tuple[Any, ...], options: dict[str, Any]) -> _T:
