@@ -22,7 +22,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from libc.math cimport INFINITY, ceil, floor, isfinite, llrint
+from libc.math cimport INFINITY, ceil, isfinite, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
 
 from aiolimiter_fast._core.clock cimport clock_ns

@@ -10,6 +10,8 @@ import pickle
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from itertools import pairwise
+from math import inf
 from types import ModuleType
 from typing import Any
 from weakref import ref
@@ -17,6 +19,7 @@ from weakref import ref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from late_loops import demand
 
 from aiolimiter_fast import AcquireTimeout, LimiterError
 from aiolimiter_fast.testing import ManualClock
@@ -604,3 +607,20 @@ def test_any_schedule_goes_as_with_asynciolimiter(
     import asynciolimiter
 
     assert asyncio.run(play(pacing, kind, most, schedule)) == asyncio.run(play(asynciolimiter, kind, most, schedule))
+
+
+@pytest.mark.parametrize("workers", [1, 20])
+@pytest.mark.parametrize("rate", [1000, 700])
+def test_strict_limiter_keeps_its_distance_in_a_late_loop(pacing: ModuleType, rate: int, workers: int) -> None:
+    instants = demand(pacing.StrictLimiter(rate), 5000, workers, seed=rate)
+    assert min(later - earlier for earlier, later in pairwise(instants)) >= 1e9 / rate
+
+
+@pytest.mark.parametrize("workers", [1, 20])
+def test_limiter_never_exceeds_a_burst_over_its_rate_in_a_late_loop(pacing: ModuleType, workers: int) -> None:
+    instants = demand(pacing.Limiter(1000, max_burst=5), 5000, workers, seed=workers)
+    lowest = inf
+    for number, instant in enumerate(instants):
+        lowest = min(lowest, number - instant / 1e6)
+        # Those of a late tick, the one that the grid brings right after it, and one that ran on late before.
+        assert number + 1 - instant / 1e6 - lowest <= 5 + 2

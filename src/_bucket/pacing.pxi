@@ -21,18 +21,21 @@ cdef class Pace(Line):
 
     cdef inline void move(self, double intervals) noexcept:
         cdef double sum = self.part + min(intervals * self.interval, 4e18)
-        cdef double whole = floor(sum)
-        self.whole += <int64_t>whole
-        self.part = sum - whole
+        cdef int64_t whole = <int64_t>sum
+        if <double>whole > sum:
+            whole -= 1
+        self.whole += whole
+        self.part = sum - <double>whole
 
     cdef inline void begin(self, int64_t now) noexcept:
         """Let the next tick be one interval away."""
-        self.whole, self.part = now, 0.0
-        self.move(1.0)
+        cdef int64_t whole = <int64_t>self.interval
+        self.whole = now + whole
+        self.part = self.interval - <double>whole
 
     cdef inline double passed_by(self, int64_t now) noexcept:
         """How many ticks there were until `now`, which is not before the next one."""
-        return floor((<double>(now - self.whole) - self.part) / self.interval) + 1.0
+        return <double><int64_t>min((<double>(now - self.whole) - self.part) / self.interval, 4e18) + 1.0
 
     cdef inline int64_t in_intervals(self, double intervals) noexcept:
         """The instant so many intervals after the next tick."""
@@ -442,8 +445,11 @@ cdef class Gate:
         cdef int64_t now = clock_ns()
         cdef bint passes = False
         with cython.critical_section(line):
-            if line.clock is None and (self.timer.intact(now) or self.timer.renew(now)):
-                passes = line.enter(1, NAMELESS, now, True) == 1
+            if line.waiting == 0 and line.clock is None and (self.timer.intact(now) or self.timer.renew(now)):
+                if self.pace is not None:
+                    passes = self.pace.breached or (not self.pace.closed and self.pace.step(now))
+                else:
+                    passes = (<Window>line).take(1, NAMELESS, now) == 1
         return passes
 
     cdef int bind(self) except -1:

@@ -362,6 +362,8 @@ class Gate:
     async def _wait_here(self) -> None:
         self._check_open()
         self._bind()
+        if self._decide("", 1, True) == 1:
+            return
         _, waited = await wait_in_line(Waiter(self._line, "", 1, NEVER), self._decide)
         if waited is not None:
             self._resume()

@@ -51,11 +51,12 @@ class _Gate(engine.Gate):
     def __aenter__(self) -> Coroutine[Any, Any, None]:
         return self.wait()
 
-    # The extension's does not bind, and spares a bound method.
-    __aexit__ = engine.AsyncLimiter.__aexit__
+    if TYPE_CHECKING:
 
-    def __enter__(self) -> None:
-        self._wait_in_thread("wait_sync", None)
+        async def __aexit__(self, *exc: object) -> None: ...
+
+    else:
+        __aexit__ = engine.AsyncLimiter.__aexit__  # the extension's does not bind, which spares a bound method
 
     def __exit__(self, *exc: object) -> None:
         pass
@@ -74,6 +75,9 @@ class _Pacer(_Gate):
     _elsewhere: Turns | None
     _turns: type[Turns]
     _rate: float
+
+    def __enter__(self) -> None:
+        self.wait_sync()
 
     def wait_sync(self, timeout: float | None = None) -> None:
         """Wait for this thread's turn: `wait` for threads, in one line with the tasks.
@@ -339,9 +343,14 @@ class Throttler(_Gate):
         self._limit(rate_limit, period)
         self.retry_interval = retry_interval
 
-    def acquire(self) -> Coroutine[Any, Any, None]:
-        """Wait until another call may pass."""
-        return self.wait()
+    # The engine's own, which spares a frame: wait until another call may pass.
+    acquire = engine.Gate.wait
+
+    def __aenter__(self) -> Coroutine[Any, Any, None]:
+        return self.acquire()
+
+    def __enter__(self) -> None:
+        self.acquire_sync()
 
     def acquire_sync(self, timeout: float | None = None) -> None:
         """Wait in this thread until another call may pass: `acquire` for threads.

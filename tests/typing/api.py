@@ -8,8 +8,18 @@ from contextlib import AbstractAsyncContextManager
 from typing_extensions import assert_type
 
 import aiolimiter_fast
-from aiolimiter_fast import AcquireTimeout, AsyncLimiter, LimiterError, LimitReached
+from aiolimiter_fast import (
+    AcquireTimeout,
+    AsyncLimiter,
+    LeakyBucketLimiter,
+    LimiterError,
+    LimitReached,
+    StrictLimiter,
+    Throttler,
+    pacing,
+)
 from aiolimiter_fast.testing import ManualClock
+from aiolimiter_fast.throttling import execution_timer, throttle, throttle_simultaneous
 
 
 async def use(limiter: AsyncLimiter) -> None:
@@ -61,3 +71,53 @@ async def decorated() -> None:
 assert_type(aiolimiter_fast.__version__, str)
 assert_type(aiolimiter_fast.install(force=True), tuple[str, ...])
 assert_type(ManualClock().time(), float)
+
+
+async def paced(limiter: pacing.Limiter, strict: StrictLimiter, bucket: LeakyBucketLimiter) -> None:
+    await limiter.wait()
+    assert_type(asyncio.create_task(strict.wait()), asyncio.Task[None])
+    assert_type(await bucket.wrap(plain(1)), str)
+    limiter.wait_sync(timeout=1.5)
+    assert_type(limiter.rate, float)
+    assert_type(limiter.max_burst, int)
+    assert_type(bucket.capacity, int)
+    limiter.rate = 2.5
+    for each in (limiter, strict, bucket):
+        each.cancel()
+        each.breach()
+        each.reset()
+        each.close()
+    async with limiter as nothing:
+        assert_type(nothing, None)
+    with strict:
+        pass
+    async for beat in bucket:
+        assert_type(beat, None)
+
+
+async def throttled(throttler: Throttler) -> None:
+    await throttler.acquire()
+    throttler.acquire_sync()
+    throttler.flush()
+    throttler.rate_limit = 5
+    throttler.period = 0.5
+    async with throttler:
+        pass
+    with throttler:
+        pass
+
+
+pacing.Limiter(10, max_burst=2)
+LeakyBucketLimiter(rate=10, capacity=2)
+Throttler(rate_limit=10, period=2.0, retry_interval=0.1)
+
+
+@throttle(rate_limit=10, period=1)
+@throttle_simultaneous(count=3)
+@execution_timer(period=10, align_sleep=True)
+async def guarded(page: int) -> str:
+    return str(page)
+
+
+async def guards() -> None:
+    assert_type(await guarded(page=1), str)
