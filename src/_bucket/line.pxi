@@ -445,6 +445,7 @@ cdef bint call_sleep(Waiter self) except -1:
     cdef Line line = self.line
     cdef int64_t now, deadline, until
     cdef bint admitted
+    cdef bint waits = True  # (leaving a critical section by `break` leaks a reference to its object)
     self.future = lock = _allocate_lock()
     lock.acquire()
     try:
@@ -453,7 +454,7 @@ cdef bint call_sleep(Waiter self) except -1:
             line.enqueue(self, now)
             deadline = NEVER if self.patience > NEVER - now else now + self.patience
             until = self.sleeps_until = line.foresee(self, 0, now)
-        while True:
+        while waits:
             until = min(until, deadline)
             if until > now:
                 lock.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
@@ -465,9 +466,9 @@ cdef bint call_sleep(Waiter self) except -1:
                     line.remove(self)
                     self.state = EXPIRED
                 line.plan(now)
-                if self.state != WAITING:
-                    break
-                until = self.sleeps_until = line.foresee(self, 0, now)
+                waits = self.state == WAITING
+                if waits:
+                    until = self.sleeps_until = line.foresee(self, 0, now)
         admitted = self.state == GRANTED
         self.state = DONE
     except BaseException:
