@@ -374,6 +374,8 @@ cdef int call_abandon(Waiter self) except -1:
             now = line.now()
             line.release(now, SLICE)
             line.plan(now)
+        elif state == WAITING:
+            line.plan(0)  # or the heap would hold the line until the deadline
     return 0
 
 

@@ -1,5 +1,13 @@
 """The limiters of `pacing`: their meters, and the awaitable of `wait`. Included by `_bucket.pyx`."""
 
+# Nanoseconds ahead, at most, so that no sum overflows.
+cdef double FARTHEST = 3e18
+
+
+cdef inline int disown(Line line) except -1:
+    """Forget those who wait in the parent of a forked process."""
+    return line.drop(False) if line.waiting and line.generation != generation else 0
+
 
 @cython.no_gc_clear
 cdef class Pace(Line):
@@ -20,7 +28,7 @@ cdef class Pace(Line):
         return self.whole + (self.part > 0.0)
 
     cdef inline void move(self, double intervals) noexcept:
-        cdef double sum = self.part + min(intervals * self.interval, 4e18)
+        cdef double sum = self.part + min(intervals * self.interval, FARTHEST)
         cdef int64_t whole = <int64_t>sum
         if <double>whole > sum:
             whole -= 1
@@ -35,11 +43,11 @@ cdef class Pace(Line):
 
     cdef inline double passed_by(self, int64_t now) noexcept:
         """How many ticks there were until `now`, which is not before the next one."""
-        return <double><int64_t>min((<double>(now - self.whole) - self.part) / self.interval, 4e18) + 1.0
+        return <double><int64_t>min((<double>(now - self.whole) - self.part) / self.interval, FARTHEST) + 1.0
 
     cdef inline int64_t in_intervals(self, double intervals) noexcept:
         """The instant so many intervals after the next tick."""
-        return self.whole + <int64_t>min(ceil(self.part + intervals * self.interval), 4e18)
+        return self.whole + <int64_t>min(ceil(self.part + intervals * self.interval), FARTHEST)
 
     cdef bint step(self, int64_t now) noexcept:
         """Let a caller pass whom nobody precedes, if the meter allows it."""
@@ -60,8 +68,7 @@ cdef class Pace(Line):
     cdef int enter(self, int64_t weight, object name, int64_t now, bint waits) except -2:
         if self.breached:
             return 1
-        if self.waiting and self.generation != generation:
-            self.drop(False)
+        disown(self)
         return not self.closed and self.waiting == 0 and self.step(now)
 
     cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
@@ -76,6 +83,7 @@ cdef class Pace(Line):
         """Set the interval (ns) and how many permits may pass at once; those who wait are planned anew."""
         cdef int64_t now
         with cython.critical_section(self):
+            disown(self)
             if 0.0 < self.interval != interval:
                 self.rescale(interval)
             self.interval = interval
@@ -103,6 +111,7 @@ cdef class Pace(Line):
         cdef Waiter waiter
         cdef list waiters = []
         with cython.critical_section(self):
+            disown(self)
             while self.waiting:
                 waiter = <Waiter>self.first
                 self.remove(waiter)
@@ -127,6 +136,7 @@ cdef class Pace(Line):
         """Let everybody pass from now on."""
         cdef int64_t now
         with cython.critical_section(self):
+            disown(self)
             self.breached = True
             self.closed = False
             while self.waiting:
@@ -266,7 +276,7 @@ cdef class Spacing(Pace):
         if self.expected and self.clock is None:
             self.lag += (min(max(now - self.last, 0), <int64_t>self.interval) - self.lag) // 8
         self.expected = False
-        if now > self.last and not self.breached:
+        if now > self.last != UNKNOWN and not self.breached:  # unless it is as new since the grant
             self.called(now)
         return 0
 
@@ -388,6 +398,7 @@ cdef class Gate:
         self.check_open()
         with cython.critical_section(line):
             now = line.now()
+            disown(line)
             if line.waiting:
                 line.release(now, SLICE)  # their loops may not run
                 line.plan(now)

@@ -131,6 +131,8 @@ class Waiter:
                 now = line._now()
                 line._release(now, SLICE)
                 line._plan(now)
+            elif state == WAITING:
+                line._plan(0)  # or the heap would hold the line until the deadline
 
 
 async def wait_in_line(waiter: Waiter, decide: Callable[[Any, int, bool], int]) -> tuple[bool, int | None]:

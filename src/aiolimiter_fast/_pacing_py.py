@@ -13,8 +13,14 @@ from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Line, Waiter, Window, sleep_in_line, wait_in_line
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, clock_ns
 
-# Nanoseconds that no sum of two overflows in the extension.
-FARTHEST = 4e18
+# Nanoseconds ahead, at most: no sum overflows in the extension.
+FARTHEST = 3e18
+
+
+def disown(line: Line) -> None:
+    """Forget those who wait in the parent of a forked process."""
+    if line._line and line._generation != _loop_py.generation:
+        line._drop(False)
 
 
 class Pace(Line):
@@ -52,7 +58,7 @@ class Pace(Line):
 
     def _passed_by(self, now: int) -> float:
         """How many ticks there were until `now`, which is not before the next one."""
-        return floor((float(now - self._whole) - self._part) / self._interval) + 1.0
+        return floor(min((float(now - self._whole) - self._part) / self._interval, FARTHEST)) + 1.0
 
     def _in_intervals(self, intervals: float) -> int:
         """The instant so many intervals after the next tick."""
@@ -76,8 +82,7 @@ class Pace(Line):
     def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
         if self._breached:
             return 1
-        if self._line and self._generation != _loop_py.generation:
-            self._drop(False)
+        disown(self)
         return int(not self._closed and not self._line and self._step(now))
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
@@ -91,6 +96,7 @@ class Pace(Line):
     def _configure(self, interval: float, most: int) -> None:
         """Set the interval (ns) and how many permits may pass at once; those who wait are planned anew."""
         with deciding:
+            disown(self)
             if 0.0 < self._interval != interval:
                 self._rescale(interval)
             self._interval = interval
@@ -110,6 +116,7 @@ class Pace(Line):
         """Send away all who wait."""
         waiters = []
         with deciding:
+            disown(self)
             while self._line:
                 waiter = self._first()
                 self._remove(waiter)
@@ -133,6 +140,7 @@ class Pace(Line):
     def _breach(self) -> None:
         """Let everybody pass from now on."""
         with deciding:
+            disown(self)
             self._breached = True
             self._closed = False
             while self._line:
@@ -259,7 +267,7 @@ class Spacing(Pace):
 
     def _resume(self, now: int) -> None:
         # The timer stays as it is: it goes off early, and is set again then.
-        if now > self._last and not self._breached:
+        if now > self._last != UNKNOWN and not self._breached:  # unless it is as new since the grant
             self._called(now)
 
     def _after(self, ahead: int, now: int) -> int:
@@ -383,6 +391,7 @@ class Gate:
         self._check_open()
         with deciding:
             now = line._now()
+            disown(line)
             if line._line:
                 line._release(now, SLICE)  # their loops may not run
                 line._plan(now)
