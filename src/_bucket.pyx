@@ -74,7 +74,7 @@ cdef extern from "Python.h":
     void PyErr_Fetch(PyObject**, PyObject**, PyObject**)
     void PyErr_Restore(PyObject*, PyObject*, PyObject*)
     void PyErr_WriteUnraisable(PyObject*)
-    void PyErr_SetObject(object, object)
+    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     unsigned long Py_TPFLAGS_HAVE_VECTORCALL, Py_TPFLAGS_METHOD_DESCRIPTOR
     object PyObject_Vectorcall(object, PyObject**, size_t, PyObject*)

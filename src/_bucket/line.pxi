@@ -497,10 +497,25 @@ cdef PyObject* call_next(Waiter self) except? NULL:
     cdef bint admitted = False
     future = call_proceed(self, &admitted)
     if future is None:
-        PyErr_SetObject(StopIteration, admitted)
+        end_with(admitted)
         return NULL
     Py_INCREF(future)
     return <PyObject*>future
+
+
+# What `await` takes the answer from where it asks tp_iternext; made once, as that takes longer than all else.
+cdef list ends = [StopIteration(False), StopIteration(True)]
+
+
+cdef int end_with(bint admitted) except -1:
+    """Raise StopIteration: a new one only where somebody has kept the last."""
+    if not RECYCLE or Py_REFCNT(<PyObject*>PyList_GET_ITEM(ends, admitted)) > 1:
+        ends[admitted] = StopIteration(admitted)
+    end = ends[admitted]
+    Py_INCREF(StopIteration)
+    Py_INCREF(end)
+    PyErr_Restore(<PyObject*>StopIteration, <PyObject*>end, NULL)
+    return 0
 
 
 cdef spare_t spare_waiters
