@@ -86,6 +86,11 @@ def both_engines() -> tuple[ModuleType, ModuleType]:
     return load("extension"), load("twin")
 
 
+@pytest.fixture(scope="session")
+def both_pacings(both_engines: Any) -> tuple[ModuleType, ModuleType]:
+    return load_pacing("extension"), load_pacing("twin")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Leave out what compares the engines where there is only one."""
     if "extension" not in MODULES:

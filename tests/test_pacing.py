@@ -17,7 +17,7 @@ from typing import Any
 from weakref import ref
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from late_loops import demand
 
@@ -624,3 +624,13 @@ def test_limiter_never_exceeds_a_burst_over_its_rate_in_a_late_loop(pacing: Modu
         lowest = min(lowest, number - instant / 1e6)
         # Those of a late tick, the one that the grid brings right after it, and one that ran on late before.
         assert number + 1 - instant / 1e6 - lowest <= 5 + 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(rate=st.floats(0.01, 1e5), workers=st.integers(1, 8), seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_both_engines_decide_alike_to_the_nanosecond(
+    both_pacings: tuple[ModuleType, ModuleType], kind: str, rate: float, workers: int, seed: int
+) -> None:
+    first, second = (demand(getattr(module, kind)(rate), 200, workers, seed) for module in both_pacings)
+    assert first == second
