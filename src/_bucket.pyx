@@ -10,7 +10,8 @@ Contents:
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
     window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter; Limited: decorated
-    pacing.pxi     Ticks, Spacing, Drips: the meters of `pacing`; Gate: its limiters; Pass: what their `wait` returns
+    meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
+    pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
@@ -237,4 +238,5 @@ include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
 include "_bucket/window.pxi"
+include "_bucket/meters.pxi"
 include "_bucket/pacing.pxi"

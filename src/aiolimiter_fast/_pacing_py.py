@@ -1,4 +1,4 @@
-"""The twin of `_bucket/pacing.pxi`: the meters of `pacing`, and the limiters on them."""
+"""The twin of `_bucket/meters.pxi` and `_bucket/pacing.pxi`: the meters of `pacing`, and the limiters on them."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ class Pace(Line):
 
     def _close(self) -> None:
         """Let nobody pass from now on."""
-        self._cancel()
         self._closed = not self._breached
+        self._cancel()
 
     def _is_open(self) -> tuple[bool, bool]:
         """Whether everybody passes, and whether nobody does."""
