@@ -106,14 +106,16 @@ cdef class Gate:
         """Let a caller pass without meeting anybody, if nothing needs a closer look."""
         cdef Line line = self._line
         cdef int64_t now = clock_ns()
-        cdef bint passes = False
         with cython.critical_section(line):
-            if line.waiting == 0 and line.clock is None and (self.timer.intact(now) or self.timer.renew(now)):
-                if self.pace is not None:
-                    passes = self.pace.breached or (not self.pace.closed and self.pace.step(now))
-                else:
-                    passes = (<Window>line).take(1, NAMELESS, now) == 1
-        return passes
+            if line.waiting or line.clock is not None:
+                return False
+            if not self.timer.intact(now):
+                if not self.timer.renew(now):
+                    return False
+                now = clock_ns()  # that took a while
+            if self.pace is None:
+                return (<Window>line).take(1, NAMELESS, now) == 1
+            return self.pace.breached or (not self.pace.closed and self.pace.step(now))
 
     cdef int bind(self) except -1:
         """Go by the clock of the running loop."""
@@ -218,7 +220,7 @@ cdef object pass_proceed(Pass self):
     future = call_proceed(self.waiter, &admitted)
     if future is not None:
         self.state = WAITING
-    elif state == WAITING:
+    else:
         self.gate.resume()
     return future
 
