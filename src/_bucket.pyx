@@ -18,7 +18,7 @@ run, so the GIL makes each decision atomic; free-threaded builds hold the limite
 A limiter's section is entered before a timer's, never the other way round.
 """
 cimport cython
-from cpython.dict cimport PyDict_GetItem
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc

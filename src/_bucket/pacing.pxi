@@ -32,7 +32,7 @@ cdef class Gate:
         cdef Pass awaitable
         if self._line is None:
             self.check_open()
-        if PyDict_GetItem(self.names, ASYNCIO) != STOCK_ASYNCIO:
+        if PyDict_GetItemWithError(self.names, ASYNCIO) != STOCK_ASYNCIO:
             return self._wait_elsewhere()
         awaitable = new_pass()
         awaitable.gate = self
