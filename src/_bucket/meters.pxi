@@ -4,11 +4,6 @@
 cdef double FARTHEST = 3e18
 
 
-cdef inline int disown(Line line) except -1:
-    """Forget those who wait in the parent of a forked process."""
-    return line.drop(False) if line.waiting and line.generation != generation else 0
-
-
 @cython.no_gc_clear
 cdef class Pace(Line):
     """A meter whose permits fall due one interval after the other, and the line of those who wait for theirs.
@@ -65,10 +60,10 @@ cdef class Pace(Line):
         """Note that a caller who waited runs on."""
         return 0
 
-    cdef int enter(self, int64_t weight, object name, int64_t now, bint waits) except -2:
+    cdef int enter(self, int64_t weight, str name, int64_t now, bint waits) except -2:
         if self.breached:
             return 1
-        disown(self)
+        self.renew()
         return not self.closed and self.waiting == 0 and self.step(now)
 
     cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
@@ -81,19 +76,15 @@ cdef class Pace(Line):
 
     def _configure(self, double interval, int64_t most):
         """Set the interval (ns) and how many permits may pass at once; those who wait are planned anew."""
-        cdef int64_t now
         with cython.critical_section(self):
-            disown(self)
+            self.renew()
             if 0.0 < self.interval != interval:
                 self.rescale(interval)
             self.interval = interval
             self.most = most
             # As in AsyncLimiter.plan: lateness that no burst bridges costs a part of the rate.
             self.haste = <int64_t>min(interval / 4.0, <double>LEAD) if self.bridge() < HASTY else 0
-            if self.waiting:
-                now = self.now()
-                self.release(now, SLICE)
-                self.plan(now)
+            self.replan()
 
     cdef int rescale(self, double interval) noexcept:
         """Let the tick before the next one stay where it was, as the interval changes."""
@@ -111,11 +102,12 @@ cdef class Pace(Line):
         cdef Waiter waiter
         cdef list waiters = []
         with cython.critical_section(self):
-            disown(self)
+            self.renew()
             while self.waiting:
                 waiter = <Waiter>self.first
-                self.remove(waiter)
                 waiter.block = False
+                self.unlink(waiter, LOST)
+                self.let_go(waiter)
                 waiters.append(waiter)
             self.plan(0)
         here = running_loop()
@@ -136,7 +128,7 @@ cdef class Pace(Line):
         """Let everybody pass from now on."""
         cdef int64_t now
         with cython.critical_section(self):
-            disown(self)
+            self.renew()
             self.breached = True
             self.closed = False
             while self.waiting:
@@ -159,6 +151,7 @@ cdef class Pace(Line):
         self._cancel()
         with cython.critical_section(self):
             self.breached = self.closed = False
+            self.cleared += 1
             self.restart()
 
 
@@ -189,9 +182,9 @@ cdef class Ticks(Pace):
     cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
         return self.tick() if self.locked and not self.credit and not self.breached else now
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         self.credit = max(self.credit - 1, 0)
-        return 0
+        return now
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         if self.locked:
@@ -255,12 +248,12 @@ cdef class Spacing(Pace):
     cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
         return now if self.breached else self.tick() + (self.lag if self.expected else 0)
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         if not self.breached:
             self.before = self.last
             self.called(now)
             self.expected = True
-        return 0
+        return now
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         if instant == self.last:
@@ -278,6 +271,8 @@ cdef class Spacing(Pace):
         self.expected = False
         if now > self.last != UNKNOWN and not self.breached:  # unless it is as new since the grant
             self.called(now)
+            if self.clock is not None and self.waiting:  # another clock's timers need not be spared
+                self.plan(now)
         return 0
 
     cdef int64_t after(self, Py_ssize_t ahead, int64_t now) noexcept:
@@ -331,10 +326,10 @@ cdef class Drips(Pace):
         self.drain(now)
         return now if self.level < self.most else self.in_intervals(<double>(self.level - self.most))
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         if not self.breached:
             self.rise(now)
-        return 0
+        return now
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         # If the bucket was empty since, the permit has gone.

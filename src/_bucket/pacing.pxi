@@ -50,7 +50,7 @@ cdef class Gate:
         self.check_open()
         with cython.critical_section(line):
             now = line.now()
-            disown(line)
+            line.renew()
             if line.waiting:
                 line.release(now, SLICE)  # their loops may not run
                 line.plan(now)
@@ -134,6 +134,7 @@ cdef class Gate:
                 self.timer = timer
                 if clock is not line.clock:  # instants of one clock say nothing about another
                     line.clock = clock
+                    line.cleared += 1
                     if self.pace is not None:
                         self.pace.restart()
                     else:
@@ -204,7 +205,7 @@ cdef int pass_abandon(Pass self) except -1:
 
 cdef object pass_proceed(Pass self):
     """The next step of the coroutine: None when it returns, or the future that it waits for."""
-    cdef bint admitted = False
+    cdef int admitted = PENDING
     cdef char state = self.state
     self.state = DONE
     if state == CREATED:
@@ -218,7 +219,7 @@ cdef object pass_proceed(Pass self):
     elif state == DONE:
         raise RuntimeError("cannot reuse already awaited coroutine")
     future = call_proceed(self.waiter, &admitted)
-    if future is not None:
+    if admitted == PENDING:
         self.state = WAITING
     else:
         self.gate.resume()

@@ -12,15 +12,10 @@ from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Line, Waiter, Window, sleep_in_line, wait_in_line
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, clock_ns
+from aiolimiter_fast._waiter_py import LOST
 
 # Nanoseconds ahead, at most: no sum overflows in the extension.
 FARTHEST = 3e18
-
-
-def disown(line: Line) -> None:
-    """Forget those who wait in the parent of a forked process."""
-    if line._line and line._generation != _loop_py.generation:
-        line._drop(False)
 
 
 class Pace(Line):
@@ -82,7 +77,7 @@ class Pace(Line):
     def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
         if self._breached:
             return 1
-        disown(self)
+        self._renew()
         return int(not self._closed and not self._line and self._step(now))
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
@@ -96,15 +91,12 @@ class Pace(Line):
     def _configure(self, interval: float, most: int) -> None:
         """Set the interval (ns) and how many permits may pass at once; those who wait are planned anew."""
         with deciding:
-            disown(self)
+            self._renew()
             if 0.0 < self._interval != interval:
                 self._rescale(interval)
             self._interval = interval
             self._most = most
-            if self._line:
-                now = self._now()
-                self._release(now, SLICE)
-                self._plan(now)
+            self._replan()
 
     def _rescale(self, interval: float) -> None:
         """Let the tick before the next one stay where it was, as the interval changes."""
@@ -116,11 +108,11 @@ class Pace(Line):
         """Send away all who wait."""
         waiters = []
         with deciding:
-            disown(self)
+            self._renew()
             while self._line:
                 waiter = self._first()
-                self._remove(waiter)
                 waiter.block = False
+                self._remove(waiter, LOST)
                 waiters.append(waiter)
             self._plan(0)
         here = _loop_py.running_loop()
@@ -140,7 +132,7 @@ class Pace(Line):
     def _breach(self) -> None:
         """Let everybody pass from now on."""
         with deciding:
-            disown(self)
+            self._renew()
             self._breached = True
             self._closed = False
             while self._line:
@@ -162,6 +154,7 @@ class Pace(Line):
         self._cancel()
         with deciding:
             self._breached = self._closed = False
+            self._cleared += 1
             self._restart()
 
 
@@ -193,8 +186,9 @@ class Ticks(Pace):
     def _due(self, weight: int, now: int) -> int:
         return self._tick() if self._locked and not self._credit and not self._breached else now
 
-    def _charge(self, weight: int, name: Any, now: int) -> None:
+    def _charge(self, weight: int, name: str, now: int) -> int:
         self._credit = max(self._credit - 1, 0)
+        return now
 
     def _refund(self, weight: int, instant: int) -> None:
         if self._locked:
@@ -252,10 +246,11 @@ class Spacing(Pace):
     def _due(self, weight: int, now: int) -> int:
         return now if self._breached else self._tick()
 
-    def _charge(self, weight: int, name: Any, now: int) -> None:
+    def _charge(self, weight: int, name: str, now: int) -> int:
         if not self._breached:
             self._before = self._last
             self._called(now)
+        return now
 
     def _refund(self, weight: int, instant: int) -> None:
         if instant == self._last:
@@ -269,6 +264,8 @@ class Spacing(Pace):
         # The timer stays as it is: it goes off early, and is set again then.
         if now > self._last != UNKNOWN and not self._breached:  # unless it is as new since the grant
             self._called(now)
+            if self._clock_ns is not None and self._line:  # another clock's timers need not be spared
+                self._plan(now)
 
     def _after(self, ahead: int, now: int) -> int:
         return self._in_intervals(float(ahead))
@@ -322,9 +319,10 @@ class Drips(Pace):
         self._drain(now)
         return now if self._level < self._most else self._in_intervals(float(self._level - self._most))
 
-    def _charge(self, weight: int, name: Any, now: int) -> None:
+    def _charge(self, weight: int, name: str, now: int) -> int:
         if not self._breached:
             self._rise(now)
+        return now
 
     def _refund(self, weight: int, instant: int) -> None:
         # If the bucket was empty since, the permit has gone.
@@ -372,7 +370,7 @@ class Gate:
         self._bind()
         if self._decide("", 1, True) == 1:
             return
-        _, waited = await wait_in_line(Waiter(self._line, "", 1, NEVER), self._decide)
+        _, waited = await wait_in_line(Waiter(None, self._line, "", 1, NEVER), self._decide)
         if waited is not None:
             self._resume()
 
@@ -391,7 +389,7 @@ class Gate:
         self._check_open()
         with deciding:
             now = line._now()
-            disown(line)
+            line._renew()
             if line._line:
                 line._release(now, SLICE)  # their loops may not run
                 line._plan(now)
@@ -400,7 +398,7 @@ class Gate:
             return 1
         if patience == 0:
             return 0
-        waiter = Waiter(line, "", 1, patience)
+        waiter = Waiter(None, line, "", 1, patience)
         if sleep_in_line(waiter)[0]:
             self._resume()
             return 1
@@ -443,6 +441,7 @@ class Gate:
                 self._timer = timer
                 if clock is not line._clock_ns:  # instants of one clock say nothing about another
                     line._clock_ns = clock
+                    line._cleared += 1
                     if isinstance(line, Window):
                         line._clear()
                     else:
