@@ -8,6 +8,7 @@ import delivered
 import idle
 import limiter
 import memory
+import pacing
 import tasks
 import window
 from _measure import main
@@ -23,6 +24,7 @@ if __name__ == "__main__":
             "idle": idle.rows,
             "limiter": limiter.rows,
             "batch": batch.rows,
+            "pacing": pacing.rows,
         },
         __doc__,
     )

@@ -10,12 +10,15 @@ Contents:
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
     window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter; Limited: decorated
+    meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
+    pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
 A limiter's section is entered before a timer's, never the other way round.
 """
 cimport cython
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject, visitproc
@@ -38,6 +41,7 @@ from aiolimiter_fast._core.window cimport (
     window_take_back, window_trim,
 )
 
+import asyncio as _asyncio
 import warnings
 from _thread import allocate_lock as _allocate_lock
 from sys import platform as _platform
@@ -236,3 +240,5 @@ include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
 include "_bucket/window.pxi"
+include "_bucket/meters.pxi"
+include "_bucket/pacing.pxi"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -79,9 +82,43 @@ def AsyncLimiter(engine: Any) -> Any:  # noqa: N802
     return engine.AsyncLimiter
 
 
+@lru_cache(None)
+def load_pacing(name: str) -> ModuleType:
+    """The module `pacing` on an engine."""
+    engine = load(name)
+    module = importlib.import_module("aiolimiter_fast.pacing")
+    if engine is _engine.engine:
+        return module
+    spec = importlib.util.spec_from_file_location(f"pacing_on_{name}", module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    other = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    with mock.patch.object(_engine, "engine", engine):
+        spec.loader.exec_module(other)
+    return other
+
+
+@pytest.fixture(scope="session", params=MODULES)
+def pacing(request: pytest.FixtureRequest) -> ModuleType:
+    return load_pacing(request.param)
+
+
+@pytest.fixture(scope="session", params=[*MODULES, "asynciolimiter"])
+def pacing_or_asynciolimiter(request: pytest.FixtureRequest) -> ModuleType:
+    """Our module on each engine, and the one that it replaces."""
+    if request.param == "asynciolimiter":
+        return importlib.import_module("asynciolimiter")
+    return load_pacing(request.param)
+
+
 @pytest.fixture(scope="session")
 def both_engines() -> tuple[ModuleType, ModuleType]:
     return load("extension"), load("twin")
+
+
+@pytest.fixture(scope="session")
+def both_pacings(both_engines: Any) -> tuple[ModuleType, ModuleType]:
+    return load_pacing("extension"), load_pacing("twin")
 
 
 COMPARISONS = {"both_engines", "both_packages"}

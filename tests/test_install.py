@@ -205,3 +205,76 @@ def test_limiters_travel_by_pickle_though_installed() -> None:
         limiter = pickle.loads(pickle.dumps(aiolimiter.AsyncLimiter(3, 7)))
         assert (limiter.max_rate, limiter.time_period) == (3, 7)
     """)
+
+
+def test_imports_of_asynciolimiter_give_this_package() -> None:
+    run("""
+        import aiolimiter_fast
+        assert repr(aiolimiter_fast.pacing.Limiter(2)) == "aiolimiter_fast.pacing.Limiter(rate=2)"
+        assert aiolimiter_fast.install("asynciolimiter") == ("asynciolimiter",)
+
+        import asynciolimiter
+        from asynciolimiter import LeakyBucketLimiter, Limiter, StrictLimiter
+
+        assert Limiter is asynciolimiter.Limiter is aiolimiter_fast.pacing.Limiter
+        assert asynciolimiter.__all__ == ["LeakyBucketLimiter", "Limiter", "StrictLimiter"]
+        assert asynciolimiter.__version__ == aiolimiter_fast.__version__
+        for limiter in (Limiter(2), StrictLimiter(0.5), LeakyBucketLimiter(3, capacity=4)):
+            again = eval(repr(limiter), {"asynciolimiter": asynciolimiter})
+            assert type(again) is type(limiter) and vars(again) == vars(limiter)
+        assert repr(LeakyBucketLimiter(3)) == "asynciolimiter.LeakyBucketLimiter(rate=3, capacity=10)"
+    """)
+
+
+def test_asynciolimiters_global_is_looked_up_at_each_call() -> None:
+    run("""
+        import aiolimiter_fast
+        aiolimiter_fast.install()
+
+        import asyncio
+        from unittest import mock
+
+        import asynciolimiter
+
+        class Loop:
+            __slots__ = ()
+
+            def time(self):
+                return 5.0
+
+            def call_at(self, when, callback):
+                assert when == 5.5
+
+            def create_future(self):
+                return asyncio.get_running_loop().create_future()
+
+        async def main():
+            limiter = asynciolimiter.Limiter(2)
+            with mock.patch("asynciolimiter._asyncio") as fake:
+                fake.get_running_loop.return_value = Loop()
+                await limiter.wait()
+                fake.get_running_loop.assert_called()
+
+        asyncio.run(main())
+    """)
+
+
+def test_imports_of_asyncio_throttle_and_throttler_give_this_package() -> None:
+    run("""
+        import aiolimiter_fast
+        taken = aiolimiter_fast.install("asyncio_throttle", "throttler")
+        assert taken == ("asyncio_throttle", "asyncio_throttle.throttler", "throttler"), taken
+
+        import asyncio_throttle.throttler
+        import throttler
+        from asyncio_throttle import Throttler
+        from throttler import ThrottlerSimultaneous, execution_timer, throttle, throttle_simultaneous
+
+        assert Throttler is asyncio_throttle.throttler.Throttler is aiolimiter_fast.Throttler is throttler.Throttler
+        try:
+            from throttler import Timer
+        except ImportError:
+            pass
+        else:
+            raise AssertionError("the stopwatch is not ours")
+    """)

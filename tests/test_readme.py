@@ -11,26 +11,29 @@ from pathlib import Path
 
 import pytest
 
-from aiolimiter_fast import InMemoryBucket, Limiter
+from aiolimiter_fast import InMemoryBucket, LeakyBucketLimiter, Limiter, StrictLimiter, Throttler, pacing
 from aiolimiter_fast.testing import ManualClock
 
 ROOT = Path(__file__).parent.parent
 
 
 # Public names whose docstring has an example.
-DOCUMENTED = (ManualClock, InMemoryBucket, Limiter)
+DOCUMENTED = (ManualClock, InMemoryBucket, Limiter, pacing.Limiter, StrictLimiter, LeakyBucketLimiter, Throttler)
 
 
 def examples() -> dict[str, str]:
     found = {}
     for subject in DOCUMENTED:
         docstring = inspect.getdoc(subject) or ""
-        found[subject.__name__] = textwrap.dedent(docstring.partition("Example:\n")[2])
+        found[f"{subject.__module__}.{subject.__name__}"] = textwrap.dedent(docstring.partition("Example:\n")[2])
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         if page.exists():  # not beside an installed wheel
             blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
             assert blocks, page
             found |= {f"{page.name} {number}": block for number, block in enumerate(blocks)}
+    for script in (ROOT / "examples" / "pace.py",):
+        if script.exists():
+            found[script.name] = script.read_text(encoding="utf-8")
     return found
 
 

@@ -351,7 +351,7 @@ cdef class Waiter:
 
     While it waits it is a node of the line. A thread waits by one of these as well; its `future` is a lock.
     """
-    cdef Admission limiter
+    cdef Admission limiter        # that counts its calls, or None
     cdef Line line
     cdef str name
     cdef object future
@@ -448,6 +448,10 @@ cdef bint call_wake(Waiter self, object here) except -1:
     return True
 
 
+cdef inline int call_note(Waiter self, bint admitted, int64_t waited) except -1:
+    return 0 if self.limiter is None else self.limiter.note(admitted, waited)
+
+
 cdef int call_forget_patience(Waiter self) except -1:
     cdef Patience expiry = self.expiry
     if expiry is not None:
@@ -477,6 +481,8 @@ cdef int call_abandon(Waiter self) except -1:
             now = line.now()
             line.release(now, SLICE)
             line.plan(now)
+        elif state == WAITING:
+            line.plan(0)  # or the heap would hold the line until the deadline
     return 0
 
 
@@ -502,7 +508,7 @@ cdef object call_proceed(Waiter self, int* admitted):
         return call_begin(self, admitted)
     self.state = DONE
     admitted[0] = state == GRANTED
-    self.limiter.note(admitted[0], waited)
+    call_note(self, admitted[0], waited)
     return None
 
 
@@ -524,13 +530,17 @@ cdef object call_begin(Waiter self, int* admitted):
     cdef int decision
     cdef bint waits = self.block and self.patience > 0
     cdef LoopTimer timer
-    if not self.limiter.is_fast():  # something was changed since the call
-        if not self.limiter._decide_path():
-            patience = -1 if self.patience == NEVER else self.patience / 1e9
-            self.instead = self.limiter._acquire_async(self.name, self.weight, bool(self.block), patience)
-            return call_instead(self, admitted)
-        self.line = line = self.limiter.window_()
-    decision = self.limiter.decide(<Window>line, self.weight, self.name, waits)
+    if self.limiter is None:
+        with cython.critical_section(line):
+            decision = line.enter(self.weight, self.name, line.now(), waits)
+    else:
+        if not self.limiter.is_fast():  # something was changed since the call
+            if not self.limiter._decide_path():
+                patience = -1 if self.patience == NEVER else self.patience / 1e9
+                self.instead = self.limiter._acquire_async(self.name, self.weight, bool(self.block), patience)
+                return call_instead(self, admitted)
+            self.line = line = self.limiter.window_()
+        decision = self.limiter.decide(<Window>line, self.weight, self.name, waits)
     if decision != 0 or not waits:
         admitted[0] = decision == 1
         return None
@@ -610,7 +620,7 @@ cdef bint call_sleep(Waiter self) except -1:
     except BaseException:
         call_abandon(self)
         raise
-    self.limiter.note(admitted, now - self.since)
+    call_note(self, admitted, now - self.since)
     return admitted
 
 

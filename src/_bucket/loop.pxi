@@ -193,6 +193,9 @@ cdef class LoopTimer:
             return llrint(time)
         return otherwise
 
+    def _now_ns(self):
+        return self.now(0)
+
     cdef int schedule(self, heap_node* node, int64_t deadline) except -1:
         """Put or move a node to `deadline`; NEVER takes it out."""
         with cython.critical_section(self):

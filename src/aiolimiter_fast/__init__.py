@@ -9,7 +9,7 @@ from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
-    from aiolimiter_fast import batch, limiter_factory
+    from aiolimiter_fast import batch, limiter_factory, pacing
     from aiolimiter_fast.abstracts import (
         GCRA,
         AbstractBucket,
@@ -37,6 +37,7 @@ if _TYPE_CHECKING:
     )
     from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
+    from aiolimiter_fast.pacing import LeakyBucketLimiter, StrictLimiter, Throttler
     from aiolimiter_fast.pool import WorkerPool
     from aiolimiter_fast.throttle import Throttle
     from aiolimiter_fast.utils import id_generator, validate_rate_list
@@ -57,6 +58,7 @@ _LAZY = {
     "limiter_factory": ("limiter_factory",),
     "pool": ("WorkerPool",),
     "throttle": ("Throttle",),
+    "pacing": ("LeakyBucketLimiter", "StrictLimiter", "Throttler", "pacing"),
     "utils": ("id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
@@ -64,11 +66,11 @@ _HOME = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
     "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
-    "StateAlgorithm", "StateBucket", "StateStore", "Throttle", "TokenBucket", "WallClock", "WorkerPool", "__version__",
-    "amap", "batch", "id_generator", "install", "limiter_factory", "run_all", "run_any", "run_on_each",
-    "validate_rate_list",
+    "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock",
+    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory",
+    "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "StrictLimiter", "Throttle", "Throttler",
+    "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap", "batch", "id_generator", "install",
+    "limiter_factory", "pacing", "run_all", "run_any", "run_on_each", "validate_rate_list",
 ]  # fmt: skip
 
 

@@ -31,6 +31,16 @@ def number(name: str, value: object) -> float:
     return result
 
 
+def whole(name: str, value: object, unit: str) -> int:
+    """A whole number of calls, tasks or the like, 1 or more."""
+    result = number(name, value)
+    if result != int(result):
+        raise ValueError(f"{name} must be a whole number of {unit}, got {value!r}")
+    if not 1 <= result <= MAX_RATE:
+        raise ValueError(f"{name} must be 1 to {MAX_RATE:g} {unit}, got {value!r}")
+    return int(result)
+
+
 def amount(value: object) -> float:
     """Permits, 0 or more."""
     result = number("amount", value)
@@ -47,14 +57,20 @@ def timeout(value: object) -> float:
     return result
 
 
+def period(name: str, value: object) -> float:
+    """Seconds that nanoseconds can hold."""
+    result = number(name, value)
+    if not MIN_PERIOD <= result <= MAX_PERIOD:
+        raise ValueError(f"{name} must be {MIN_PERIOD:g} to {MAX_PERIOD:g} seconds, got {value!r}")
+    return result
+
+
 def rate(max_rate: object, time_period: object, burst: object) -> tuple[float, float, float]:
     """Permits, seconds and permits; burst None is max_rate."""
     permits = number("max_rate", max_rate)
     if not 0 < permits <= MAX_RATE:
         raise ValueError(f"max_rate must be positive and at most {MAX_RATE:g} permits, got {max_rate!r}")
-    seconds = number("time_period", time_period)
-    if not MIN_PERIOD <= seconds <= MAX_PERIOD:
-        raise ValueError(f"time_period must be {MIN_PERIOD:g} to {MAX_PERIOD:g} seconds, got {time_period!r}")
+    seconds = period("time_period", time_period)
     limit = permits if burst is None else number("burst", burst)
     if not 0 < limit <= MAX_RATE:
         raise ValueError(f"burst must be positive and at most {MAX_RATE:g} permits, got {burst!r}")

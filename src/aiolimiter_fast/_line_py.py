@@ -40,7 +40,7 @@ class Ticket(Event):
     def __init__(self, timer: LoopTimer) -> None:
         super().__init__()
         # None while nobody of this loop waits.
-        self.line: Window | None = None
+        self.line: Line | None = None
         self.timer = timer
         self.waiting = 0
 
@@ -93,16 +93,17 @@ class Waiter:
     """A caller in the line: a task by its future, a thread by a lock."""
 
     __slots__ = (
-        "called", "cleared", "expiry", "future", "granted", "limiter", "line", "name", "patience", "since",
+        "block", "called", "cleared", "expiry", "future", "granted", "limiter", "line", "name", "patience", "since",
         "sleeps_until", "state", "ticket", "weight",
     )  # fmt: skip
 
-    def __init__(self, limiter: Admission, line: Window, name: str, weight: int, patience: int) -> None:
+    def __init__(self, limiter: Admission | None, line: Line, name: str, weight: int, patience: int) -> None:
         self.limiter = limiter
         self.line = line
         self.name = name
         self.weight = weight
         self.patience = patience
+        self.block = True
         self.state = CREATED
         self.ticket: Ticket | None = None
         self.expiry: Patience | None = None
@@ -156,63 +157,134 @@ class Waiter:
                 now = line._now()
                 line._release(now, SLICE)
                 line._plan(now)
+            elif state == WAITING:
+                line._plan(0)  # or the heap would hold the line until the deadline
 
 
-class Window(Watched):
-    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+async def wait_in_line(waiter: Waiter, decide: Callable[[str, int, bool], int]) -> tuple[bool, int | None]:
+    """Wait as a task: whether it was admitted, and how long it waited (ns), None if it did not have to."""
+    line = waiter.line
+    while True:
+        waits = waiter.block and waiter.patience > 0
+        decision = decide(waiter.name, waiter.weight, waits)
+        if decision != 0 or not waits:
+            return decision == 1, None
+        loop = _loop_py.running_loop()
+        timer = _loop_py.loop_timer(loop)
+        waiter.future = loop.create_future()
+        try:
+            with deciding:
+                if waiter.patience != NEVER:
+                    waiter.expiry = Patience(timer, waiter)
+                    timer.schedule(waiter.expiry, timer.now(0) + waiter.patience)
+                now = waiter.since = line._now()
+                waiter.ticket = line._ticket(timer)
+                if line._due(waiter.weight, now) == NEVER:  # the rates were changed a moment ago
+                    waiter.state = REFUSED
+                    waiter.future.set_result(None)
+                else:
+                    line._enqueue(waiter, now)
+                    if line._first() is waiter or waiter.ticket.deadline == NEVER:
+                        line._plan(now)
+            await waiter.future
+        except BaseException:
+            waiter.abandon()
+            raise
+        waited = line._now() - waiter.since
+        if waiter.state in (WAITING, LOST):
+            waiter.abandon()  # somebody else resolved the future: ask again, with what is left of the patience
+            if waiter.patience != NEVER:
+                waiter.patience = max(waiter.patience - waited, 0)
+            continue
+        state, waiter.state = waiter.state, DONE
+        waiter.forget_patience()
+        return state == GRANTED, waited
 
-    The documentation is that of the extension's class of the same name.
-    """
 
-    __slots__ = (
-        "_cleared", "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed",
-        "_rate_objects", "_tickets",
-    )  # fmt: skip
+def sleep_in_line(waiter: Waiter) -> tuple[bool, int]:
+    """Wait as a thread: whether it was admitted, and how long it waited (ns)."""
+    line = waiter.line
+    end = NEVER if waiter.patience == NEVER else min(clock_ns() + waiter.patience, NEVER)
+    waiter.future = threading.Lock()
+    waiter.future.acquire()
+    woken = True
+    try:
+        with deciding:
+            now = until = waiter.since = line._now()
+            if line._due(waiter.weight, now) == NEVER:  # the rates were changed a moment ago
+                waiter.state = REFUSED
+            else:
+                line._enqueue(waiter, now)
+                until = waiter.sleeps_until = line._foresee(waiter, 0, now)
+        while waiter.state == WAITING:
+            left = end if end == NEVER else end - clock_ns()  # of the thread, whatever the line's clock
+            pause = until - now
+            if not woken and line._clock_ns is not None:
+                pause = max(pause, LEAST_PAUSE)
+            pause = min(pause, left, LONGEST_SLEEP)
+            woken = pause > 0 and waiter.future.acquire(True, pause / 1e9)
+            with deciding:
+                if woken:
+                    waiter.called = False
+                now = line._now()
+                if waiter.state == WAITING:
+                    line._release(now, SLICE)
+                if waiter.state == WAITING and end != NEVER and clock_ns() >= end:
+                    line._remove(waiter, EXPIRED)
+                line._plan(now)
+                if waiter.state == WAITING:
+                    until = waiter.sleeps_until = line._foresee(waiter, 0, now)
+        admitted = waiter.state == GRANTED
+        waiter.state = DONE
+    except BaseException:
+        waiter.abandon()
+        raise
+    return admitted, now - waiter.since
+
+
+class Line(Watched):
+    """Callers in order of arrival, and the clock by which they are served; a subclass is the meter that admits them."""
+
+    __slots__ = ("_cleared", "_clock_ns", "_generation", "_line", "_passed", "_tickets")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._cleared = 0
         self._clock_ns = None
         self._generation = _loop_py.generation
-        self._gone = 0
-        self._last_denial = (None, None)
-        self._leaks_ = False
         self._line = OrderedDict()
-        self._log = WindowLog()
         self._passed = 0
-        self._rate_objects = []
         self._tickets = []
         return self
 
     _cleared: int
     _clock_ns: Callable[[], int] | None
     _generation: int
-    _gone: int
-    _last_denial: tuple[Any, Any]
-    _leaks_: bool
     _line: OrderedDict[Waiter, None]
-    _log: WindowLog
     _passed: int
-    _rate_objects: list[Any]
     _tickets: list[Ticket]
 
-    def _now(self) -> int:
-        return clock_ns() if self._clock_ns is None else self._clock_ns()
-
     def _due(self, weight: int, now: int) -> int:
-        self._log.advance(now)
-        return self._log.due(weight)
+        raise NotImplementedError
 
     def _charge(self, weight: int, name: str, now: int) -> int:
         """Take `weight`, which fits; say which instant it carries."""
-        log = self._log
-        longest = max(log.rates, key=lambda rate: rate.interval).tail
-        if log.first < longest:
-            units = log.forget(longest)
-            if not self._leaks_:
-                self._gone += units
-        log.append(now, weight, name)
-        return log.times[-1]
+        raise NotImplementedError
+
+    def _refund(self, weight: int, instant: int) -> None:
+        raise NotImplementedError
+
+    def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
+        raise NotImplementedError
+
+    def _bound(self) -> int:
+        return 0
+
+    def _refresh(self) -> None:
+        """Take note of what was changed since."""
+
+    def _now(self) -> int:
+        return clock_ns() if self._clock_ns is None else self._clock_ns()
 
     def _renew(self) -> None:
         """In a forked child, forget the parent's waiters."""
@@ -229,7 +301,7 @@ class Window(Watched):
         if due > now:
             return -1 if due == NEVER else 0
         if self._line:
-            if waits or weight > self._log.rates[0].limit - self._passed:
+            if waits or weight > self._bound() - self._passed:
                 return 0
             self._passed += weight
         self._charge(weight, name, now)
@@ -289,7 +361,7 @@ class Window(Watched):
     def _give_back(self, waiter: Waiter) -> None:
         """Take back what a waiter was granted and has not used."""
         if waiter.cleared == self._cleared:
-            self._log.take_back(waiter.weight, waiter.granted)
+            self._refund(waiter.weight, waiter.granted)
 
     def _replan(self) -> None:
         """Serve, turn away or plan anew those who wait, after a change."""
@@ -343,6 +415,51 @@ class Window(Watched):
             if not closed_only:
                 self._tickets = []
             self._plan(self._now() if self._line else 0)
+
+
+class Window(Line):
+    """A log of what was admitted, for any number of rates, and the line of those who wait for room in it.
+
+    The documentation is that of the extension's class of the same name.
+    """
+
+    __slots__ = ("_gone", "_last_denial", "_leaks_", "_log", "_rate_objects")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._gone = 0
+        self._last_denial = (None, None)
+        self._leaks_ = False
+        self._log = WindowLog()
+        self._rate_objects = []
+        return self
+
+    _gone: int
+    _last_denial: tuple[Any, Any]
+    _leaks_: bool
+    _log: WindowLog
+    _rate_objects: list[Any]
+
+    def _due(self, weight: int, now: int) -> int:
+        self._log.advance(now)
+        return self._log.due(weight)
+
+    def _charge(self, weight: int, name: str, now: int) -> int:
+        """Take `weight`, which fits; say which instant it carries."""
+        log = self._log
+        longest = max(log.rates, key=lambda rate: rate.interval).tail
+        if log.first < longest:
+            units = log.forget(longest)
+            if not self._leaks_:
+                self._gone += units
+        log.append(now, weight, name)
+        return log.times[-1]
+
+    def _refund(self, weight: int, instant: int) -> None:
+        self._log.take_back(weight, instant)
+
+    def _bound(self) -> int:
+        return self._log.rates[0].limit
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
@@ -531,86 +648,20 @@ class Admission(Watched):
     async def _wait(self, name: Any, weight: int, block: bool, patience: int) -> bool:
         window = self._window
         assert window is not None
-        patience = NEVER if patience < 0 else patience
-        while True:
-            waits = block and patience > 0
-            decision = self._decide(name, weight, waits)
-            if decision != 0 or not waits:
-                return decision == 1
-            loop = _loop_py.running_loop()
-            timer = _loop_py.loop_timer(loop)
-            waiter = Waiter(self, window, text_of(name), weight, patience)
-            waiter.future = loop.create_future()
-            try:
-                with deciding:
-                    if patience != NEVER:
-                        waiter.expiry = Patience(timer, waiter)
-                        timer.schedule(waiter.expiry, timer.now(0) + patience)
-                    now = waiter.since = window._now()
-                    waiter.ticket = window._ticket(timer)
-                    if window._due(weight, now) == NEVER:  # the rates were changed a moment ago
-                        waiter.state = REFUSED
-                        waiter.future.set_result(None)
-                    else:
-                        window._enqueue(waiter, now)
-                        if window._first() is waiter or waiter.ticket.deadline == NEVER:
-                            window._plan(now)
-                await waiter.future
-            except BaseException:
-                waiter.abandon()
-                raise
-            waited = window._now() - waiter.since
-            if waiter.state in (WAITING, LOST):
-                waiter.abandon()  # somebody else resolved the future: ask again, with what is left of the patience
-                if patience != NEVER:
-                    patience = max(patience - waited, 0)
-                continue
-            state, waiter.state = waiter.state, DONE
-            waiter.forget_patience()
-            self._note(state == GRANTED, waited)
-            return state == GRANTED
+        waiter = Waiter(self, window, text_of(name), weight, NEVER if patience < 0 else patience)
+        waiter.block = block
+        admitted, waited = await wait_in_line(waiter, self._decide)
+        if waited is not None:
+            self._note(admitted, waited)
+        return admitted
 
     def _sleep(self, name: Any, weight: int, patience: int) -> bool:
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
         window = self._window
         assert window is not None
-        end = NEVER if patience < 0 else min(clock_ns() + patience, NEVER)
-        waiter = Waiter(self, window, text_of(name), weight, patience)
-        waiter.future = threading.Lock()
-        waiter.future.acquire()
-        woken = True
-        try:
-            with deciding:
-                now = until = waiter.since = window._now()
-                if window._due(weight, now) == NEVER:  # the rates were changed a moment ago
-                    waiter.state = REFUSED
-                else:
-                    window._enqueue(waiter, now)
-                    until = waiter.sleeps_until = window._foresee(waiter, 0, now)
-            while waiter.state == WAITING:
-                left = end if end == NEVER else end - clock_ns()  # of the thread, whatever the line's clock
-                pause = until - now
-                if not woken and window._clock_ns is not None:
-                    pause = max(pause, LEAST_PAUSE)
-                pause = min(pause, left, LONGEST_SLEEP)
-                woken = pause > 0 and waiter.future.acquire(True, pause / 1e9)
-                with deciding:
-                    if woken:
-                        waiter.called = False
-                    now = window._now()
-                    if waiter.state == WAITING:
-                        window._release(now, SLICE)
-                    if waiter.state == WAITING and end != NEVER and clock_ns() >= end:
-                        window._remove(waiter, EXPIRED)
-                    window._plan(now)
-                    if waiter.state == WAITING:
-                        until = waiter.sleeps_until = window._foresee(waiter, 0, now)
-            admitted = waiter.state == GRANTED
-            waiter.state = DONE
-        except BaseException:
-            waiter.abandon()
-            raise
-        self._note(admitted, now - waiter.since)
+        waiter = Waiter(self, window, text_of(name), weight, NEVER if patience < 0 else patience)
+        admitted, waited = sleep_in_line(waiter)
+        self._note(admitted, waited)
         return admitted
 
     def _note(self, admitted: bool, waited: int) -> None:

@@ -186,6 +186,9 @@ class LoopTimer:
                 return round(reading)
         return otherwise
 
+    def _now_ns(self) -> int:
+        return self.now(0)
+
     def schedule(self, event: Event, deadline: int) -> None:
         """Put or move an event to `deadline`; NEVER takes it out."""
         if self.generation != generation:  # the parent's; a thread that did not come along may hold the lock

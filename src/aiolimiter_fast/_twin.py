@@ -13,7 +13,7 @@ from types import ModuleType
 _PACKAGE = __package__ or "aiolimiter_fast"
 _SWITCH = "AIOLIMITER_FAST_NO_EXTENSIONS"
 # What the lazy names do not bring along. Imported at once, since a later import would find the other engine.
-_MODULES = ("clocks", "compat", "errors", "leaky", "limiter_factory", "testing", "utils")
+_MODULES = ("clocks", "compat", "errors", "leaky", "limiter_factory", "testing", "throttling", "utils")
 
 
 def _take() -> dict[str, ModuleType]:

@@ -62,10 +62,28 @@ def _pyrate_limiter() -> Modules:
     }
 
 
+def _asynciolimiter() -> Modules:
+    # The module itself: asynciolimiter's tests replace what it waits with.
+    return {"asynciolimiter": import_module("aiolimiter_fast.pacing")}
+
+
+def _asyncio_throttle() -> Modules:
+    names: dict[str, object] = {"Throttler": import_module("aiolimiter_fast.pacing").Throttler}
+    return {"asyncio_throttle": names, "asyncio_throttle.throttler": names}
+
+
+def _throttler() -> Modules:
+    module = import_module("aiolimiter_fast.throttling")
+    return {"throttler": {**{name: getattr(module, name) for name in module.__all__}, "__version__": __version__}}
+
+
 _LIBRARIES: dict[str, Callable[[], Modules]] = {
     "aiolimiter": _aiolimiter,
     "aiometer": _aiometer,
+    "asyncio_throttle": _asyncio_throttle,
+    "asynciolimiter": _asynciolimiter,
     "pyrate_limiter": _pyrate_limiter,
+    "throttler": _throttler,
 }
 
 
@@ -73,7 +91,8 @@ def install(*libraries: str, force: bool = False) -> tuple[str, ...]:
     """Make `import aiolimiter` and the like, anywhere in this process, give what this package has under these names.
 
     Arguments:
-        libraries: "aiolimiter", "aiometer", "pyrate_limiter"; default all of them.
+        libraries: "aiolimiter", "aiometer", "asyncio_throttle", "asynciolimiter", "pyrate_limiter", "throttler";
+            default all of them.
         force: replace a library that is imported already; modules that hold its names keep them.
 
     Returns the module names taken. Calling it again changes nothing.
@@ -112,9 +131,10 @@ def _take(name: str, contents: ModuleType | dict[str, object], *, is_library: bo
         module = ModuleType(name, f"aiolimiter_fast under the name {name}.")
         module.__spec__ = ModuleSpec(name, None, is_package=is_library)
         module.__dict__.update(contents)
-        setattr(module, _MARK, True)
         if is_library:
             module.__path__ = []  # a package without files: what is not listed above does not exist
+    if is_library:
+        setattr(module, _MARK, True)
     sys.modules[name] = module
     parent, _, child = name.rpartition(".")
     if parent:

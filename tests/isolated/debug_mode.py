@@ -6,7 +6,15 @@ import asyncio
 import contextlib
 import sys
 
-from aiolimiter_fast import AcquireTimeout, AsyncLimiter, LimitReached
+from aiolimiter_fast import (
+    AcquireTimeout,
+    AsyncLimiter,
+    LeakyBucketLimiter,
+    LimitReached,
+    StrictLimiter,
+    Throttler,
+    pacing,
+)
 
 assert sys.flags.dev_mode
 assert sys.warnoptions
@@ -41,6 +49,15 @@ async def main() -> None:
     task.cancel()
     await asyncio.wait([task])
     slow.acquire().close()
+    for paced in (pacing.Limiter(2000), StrictLimiter(2000), LeakyBucketLimiter(2000, capacity=2), Throttler(2, 0.001)):
+        await asyncio.gather(*(paced.wait() for _ in range(4)), asyncio.to_thread(paced.__enter__))
+        async with paced:
+            pass
+        task = asyncio.create_task(paced.wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        paced.wait().close()
 
 
 asyncio.run(main())

@@ -13,11 +13,15 @@ import aiolimiter_fast
 from aiolimiter_fast import (
     AcquireTimeout,
     AsyncLimiter,
+    LeakyBucketLimiter,
     LimiterError,
     LimitReached,
+    StrictLimiter,
     Throttle,
+    Throttler,
     WorkerPool,
     amap,
+    pacing,
     run_all,
     run_any,
     run_on_each,
@@ -25,6 +29,7 @@ from aiolimiter_fast import (
 from aiolimiter_fast.batch import Progress
 from aiolimiter_fast.pool import Outcome
 from aiolimiter_fast.testing import ManualClock
+from aiolimiter_fast.throttling import execution_timer, throttle, throttle_simultaneous
 
 
 async def use(limiter: AsyncLimiter) -> None:
@@ -77,15 +82,15 @@ def size(page: int) -> int:
     return page
 
 
-throttle = Throttle(limiter, max_concurrent=3, key=size)
+busy = Throttle(limiter, max_concurrent=3, key=size)
 
 
-@throttle
-async def throttled(page: int) -> str:
+@busy
+async def kept_busy(page: int) -> str:
     return str(page)
 
 
-@throttle(amount=size)
+@busy(amount=size)
 def blocking(page: int) -> str:
     return str(page)
 
@@ -103,14 +108,14 @@ def mend(error: Exception, page: int) -> bytes:
 
 
 async def batches() -> None:
-    assert_type(await throttled(1), str)
+    assert_type(await kept_busy(1), str)
     assert_type(blocking(1), str)
-    async with throttle.at("key", 2) as nothing:
+    async with busy.at("key", 2) as nothing:
         assert_type(nothing, None)
-    assert_type(throttle.max_concurrent, int | None)
+    assert_type(busy.max_concurrent, int | None)
 
     assert_type(await run_on_each(plain, [1, 2], max_at_once=2, max_per_second=0.5), None)
-    assert_type(await run_on_each(plain, numbers(), limiter=throttle, weight=size), None)
+    assert_type(await run_on_each(plain, numbers(), limiter=busy, weight=size), None)
     assert_type(await run_all([partial(plain, 1)]), list[str])
     assert_type(await run_all([partial(plain, 1)], on_error="return"), list[str | Exception])
     assert_type(await run_any([partial(plain, 1)]), str)
@@ -141,3 +146,53 @@ async def pools() -> None:
 assert_type(aiolimiter_fast.__version__, str)
 assert_type(aiolimiter_fast.install(force=True), tuple[str, ...])
 assert_type(ManualClock().time(), float)
+
+
+async def paced(limiter: pacing.Limiter, strict: StrictLimiter, bucket: LeakyBucketLimiter) -> None:
+    await limiter.wait()
+    assert_type(asyncio.create_task(strict.wait()), asyncio.Task[None])
+    assert_type(await bucket.wrap(plain(1)), str)
+    limiter.wait_sync(timeout=1.5)
+    assert_type(limiter.rate, float)
+    assert_type(limiter.max_burst, int)
+    assert_type(bucket.capacity, int)
+    limiter.rate = 2.5
+    for each in (limiter, strict, bucket):
+        each.cancel()
+        each.breach()
+        each.reset()
+        each.close()
+    async with limiter as nothing:
+        assert_type(nothing, None)
+    with strict:
+        pass
+    async for beat in bucket:
+        assert_type(beat, None)
+
+
+async def throttled(throttler: Throttler) -> None:
+    await throttler.acquire()
+    throttler.acquire_sync()
+    throttler.flush()
+    throttler.rate_limit = 5
+    throttler.period = 0.5
+    async with throttler:
+        pass
+    with throttler:
+        pass
+
+
+pacing.Limiter(10, max_burst=2)
+LeakyBucketLimiter(rate=10, capacity=2)
+Throttler(rate_limit=10, period=2.0, retry_interval=0.1)
+
+
+@throttle(rate_limit=10, period=1)
+@throttle_simultaneous(count=3)
+@execution_timer(period=10, align_sleep=True)
+async def guarded(page: int) -> str:
+    return str(page)
+
+
+async def guards() -> None:
+    assert_type(await guarded(page=1), str)
