@@ -45,3 +45,10 @@ def test_a_program_keeps_to_the_limits_of_its_service(name: str) -> None:
     )
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
     assert "refused 0" in result.stdout
+
+
+@pytest.mark.parametrize("program", list((ROOT / "examples").glob("fetch.py")))  # none beside an installed wheel
+def test_every_page_is_fetched_from_the_demo_server(program: Path) -> None:
+    result = subprocess.run([sys.executable, "-W", "error", str(program)], timeout=120, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("300 pages in") == 3, result.stdout
