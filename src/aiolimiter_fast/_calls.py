@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from aiolimiter_fast._budget import bounded, in_thread
+from aiolimiter_fast._budget import deadline as call_deadline
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -39,6 +41,25 @@ class Turn:
 
     def __init__(self, bucket: Any) -> None:
         self.bucket = bucket
+
+
+class Blocking:
+    """A call of a bucket that blocks while others may go on: made without the lock, and outside the loop's thread."""
+
+    __slots__ = ("function", "item")
+
+    def __init__(self, function: Callable[[Any], Any], item: Any) -> None:
+        self.function = function
+        self.item = item
+
+
+class Bounded:
+    """Something to await that sees to the deadline itself."""
+
+    __slots__ = ("awaitable",)
+
+    def __init__(self, awaitable: Any) -> None:
+        self.awaitable = awaitable
 
 
 class Expired(TimeoutError):
@@ -106,13 +127,14 @@ class Calls:
         """Put the item, again and again where the call may wait; say whether it was admitted."""
         if self.blocking:
             yield Turn(bucket)
-        while not (yield from settled(bucket.put(item))):
+        while not (yield from asked(bucket, bucket.put, item)):
             if not self.blocking:
                 return False
-            wait = yield from settled(bucket.waiting(item))
+            wait = yield from asked(bucket, bucket.waiting, item)
             if wait == -1:  # it never fits
                 return False
-            pause = max(max(wait, 0) + self.limiter.buffer_ms, LEAST_PAUSE)
+            buffer = 0 if getattr(bucket, "exact_wait", False) else self.limiter.buffer_ms
+            pause = max(max(wait, 0) + buffer, LEAST_PAUSE)
             if deadline is not None and deadline - time.monotonic() < pause / 1000:
                 yield Pause(max(deadline - time.monotonic(), 0))
                 return False
@@ -124,6 +146,8 @@ class Calls:
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
         began, value = time.monotonic(), None
+        outer = call_deadline.get()
+        call_deadline.set(deadline)
         try:
             while True:
                 left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
@@ -133,6 +157,8 @@ class Calls:
                 if isinstance(step, Pause):
                     if step.seconds > 0:
                         self.sleep(step.seconds)
+                elif isinstance(step, Blocking):
+                    value = step.function(step.item)
                 elif not isinstance(step, Turn):
                     self.asynchronous = True
                     return self._continue(steps, step, deadline, began)
@@ -141,6 +167,8 @@ class Calls:
         except Expired:
             steps.close()
             admitted = False
+        finally:
+            call_deadline.set(outer)
         self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
         return admitted
 
@@ -150,6 +178,8 @@ class Calls:
 
     async def _continue(self, steps: Steps, step: Any, deadline: float | None, began: float) -> bool:
         turn = None
+        outer = call_deadline.get()
+        call_deadline.set(deadline)
         try:
             while True:
                 value = None
@@ -157,6 +187,10 @@ class Calls:
                     await asyncio.sleep(step.seconds)
                 elif isinstance(step, Turn):
                     turn = await turn_at(step.bucket, deadline)
+                elif isinstance(step, Blocking):
+                    value = await in_thread(step.function, step.item)
+                elif isinstance(step, Bounded):
+                    value = await step.awaitable
                 elif step is not None:
                     value = await within(step, deadline)
                 with combined_lock(self.limiter.lock, True):
@@ -166,6 +200,7 @@ class Calls:
         except Expired:
             admitted = False
         finally:
+            call_deadline.set(outer)  # not by a token: a coroutine may be closed in another context
             steps.close()
             if turn is not None:
                 turn.release()
@@ -180,16 +215,22 @@ def settled(value: Any) -> Generator[Any, Any, Any]:
     return value
 
 
+def asked(bucket: Any, method: Callable[[Any], Any], item: Any) -> Generator[Any, Any, Any]:
+    """What a bucket says of an item, in the way that the bucket wants to be asked."""
+    value = (yield Blocking(method, item)) if getattr(bucket, "blocks", False) else method(item)
+    if not getattr(bucket, "keeps_budget", False):
+        return (yield from settled(value))
+    while inspect.isawaitable(value):
+        value = yield Bounded(value)
+    return value
+
+
 async def within(awaitable: Any, deadline: float | None) -> Any:
     """Await until a deadline at most; then raise Expired."""
     if deadline is None:
         return await awaitable
-    left = max(deadline - time.monotonic(), 0)
     try:
-        if sys.version_info >= (3, 11):
-            async with asyncio.timeout(left):  # in this task: no turn of the loop is lost
-                return await awaitable
-        return await asyncio.wait_for(awaitable, left)
+        return await bounded(awaitable, max(deadline - time.monotonic(), 0))
     except asyncio.TimeoutError as error:  # another class than TimeoutError before Python 3.11
         if time.monotonic() < deadline:
             raise  # the bucket's own
@@ -197,14 +238,14 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
 
 
 # Per loop and bucket, as long as somebody waits there.
-turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Lock]] = WeakKeyDictionary()
+turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
-async def turn_at(bucket: Any, deadline: float | None) -> asyncio.Lock:
+async def turn_at(bucket: Any, deadline: float | None) -> asyncio.Semaphore:
     """Wait for the tasks of this loop that came to the bucket before; the caller releases what it gets."""
     locks = turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     turn = locks.get(id(bucket))
     if turn is None:
-        turn = locks[id(bucket)] = asyncio.Lock()
+        turn = locks[id(bucket)] = asyncio.Semaphore(getattr(bucket, "tries_at_once", 1))
     await (within(turn.acquire(), deadline) if turn.locked() else turn.acquire())
     return turn

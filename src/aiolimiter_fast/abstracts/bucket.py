@@ -22,10 +22,19 @@ class AbstractBucket(ABC):
 
     Every `put` sets `failing_rate`: the rate that refused, None after an admission. Methods may give awaitables;
     `is_async` says so, None if it is to be seen. `needs_leak` is False where `leak` need never be called.
+
+    How a limiter is to treat it: `blocks` where methods do I/O in the calling thread and may be called from several at
+    once: without the limiter's lock, and from asyncio in a thread of their own; `now` must not. `keeps_budget` where
+    methods end by the caller's deadline themselves. `exact_wait` where `waiting` needs no buffer. `tries_at_once`, how
+    many tasks of an event loop may put and wait at the same time; 1 keeps them in order of arrival.
     """
 
     is_async: bool | None = None
     needs_leak: bool = True
+    blocks: bool = False
+    keeps_budget: bool = False
+    exact_wait: bool = False
+    tries_at_once: int = 1
     failing_rate: Rate | None = None
     _clock: AbstractClock = MonotonicClock()
     _algorithm: Algorithm = SlidingWindowLog()
