@@ -87,32 +87,38 @@ class Database:
 
     def _use(self, conn: sqlite3.Connection | None) -> None:
         self._conn = conn
-        if conn is None:
-            self.execute: Callable[..., sqlite3.Cursor] = self._absent
-            return
-        cursor = conn.cursor()
-        cursor.row_factory = None
-        self.execute = cursor.execute
+        # None: `open` has to be called first.
+        self.execute: Callable[..., sqlite3.Cursor] | None = None
+        if conn is not None:
+            cursor = conn.cursor()
+            cursor.row_factory = None
+            self.execute = cursor.execute
 
-    def _absent(self, *arguments: Any) -> sqlite3.Cursor:
-        """Open the connection again, and execute."""
-        if self.closed or self._connect is None:
+    def open(self) -> Callable[..., sqlite3.Cursor]:
+        """Open the connection again where that can be; give what executes statements."""
+        if self.closed:
             raise RuntimeError("the bucket is closed")
+        if self._connect is None:
+            raise RuntimeError(
+                "the bucket's connection was opened before the process forked, and SQLite cannot share it: make the"
+                " bucket in the child, or make it with init_from_file"
+            )
         self._use(self._connect())
-        return self.execute(*arguments)
+        assert self.execute is not None
+        return self.execute
 
     @property
-    def conn(self) -> Any:
+    def conn(self) -> sqlite3.Connection | None:
         """The connection; None when closed."""
-        if self._conn is None and not self.closed and self._connect is not None:
-            with self.mutex:
-                self._use(self._connect())
-        return self._conn
+        with self.mutex:
+            if self._conn is None and not self.closed and self._connect is not None:
+                self.open()
+            return self._conn
 
     def rollback(self) -> None:
         """Undo what the transaction did, if there is one."""
         if self._conn is not None and self._conn.in_transaction:
-            self.execute("ROLLBACK")
+            self._conn.rollback()
 
     def suspend(self) -> None:
         """Close a connection of our own until it is needed again; its lock is held."""
@@ -125,13 +131,7 @@ class Database:
         """In a child: do not touch a connection that was open, not even to close it."""
         if self._conn is not None:
             inherited.append(self._conn)
-            self._conn, self.execute = None, self._foreign
-
-    def _foreign(self, *arguments: Any) -> sqlite3.Cursor:
-        raise RuntimeError(
-            "the bucket's connection was opened before the process forked, and SQLite cannot share it: make the bucket"
-            " in the child, or make it with init_from_file"
-        )
+            self._use(None)
 
     def close(self) -> None:
         """Close the connection for good."""

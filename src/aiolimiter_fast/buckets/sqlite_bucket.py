@@ -324,7 +324,7 @@ class SQLiteBucket(AbstractBucket):
         database, tries = self._database, 0
         while True:
             try:
-                execute = database.execute
+                execute = database.execute or database.open()
                 execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 result = action(execute, self._log or self._find(execute), argument)
                 execute("COMMIT")
