@@ -400,6 +400,27 @@ class TestProcesses:
         assert bucket.count() == 0
         assert puts(bucket, START, 2) == 1
 
+    def test_with_the_file_lock_of_both_libraries_their_processes_get_exactly_the_limit(self, path: str) -> None:
+        program = """
+            import importlib, sys
+            package, path, *options = sys.argv[1:]
+            library = importlib.import_module(package)
+            rates = [library.Rate(60, 3_600_000)]
+            extra = {option: True for option in options}
+            bucket = library.SQLiteBucket.init_from_file(rates, "limits", path, use_file_lock=True, **extra)
+            print(sum(bucket.put(library.RateItem("item", bucket.now())) for _ in range(50)))
+        """
+        lines = "\n".join(line.strip() for line in program.splitlines())
+        workers = [
+            subprocess.Popen([sys.executable, "-c", lines, *arguments], stdout=subprocess.PIPE)
+            for arguments in (
+                ("pyrate_limiter", path),
+                ("aiolimiter_fast", path, "reference_format"),
+                ("aiolimiter_fast", path, "reference_format"),
+            )
+        ]
+        assert sum(int(worker.communicate()[0]) for worker in workers) == 60
+
     def test_a_bucket_in_a_file_can_be_pickled(self, make: Any) -> None:
         bucket = make(Rate(3, HOUR))
         assert put(bucket, START, 2)
@@ -473,9 +494,7 @@ class TestFactories:
         with limiter_factory.create_sqlite_limiter(2, HOUR, path, "other") as limiter:
             assert [limiter.try_acquire("item", blocking=False) for _ in range(3)] == [True, True, False]
 
-    def test_without_a_path_each_has_a_file_of_its_own(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_a_path_each_has_a_file_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("aiolimiter_fast.buckets.sqlite_bucket.gettempdir", lambda: str(tmp_path))
         with limiter_factory.create_sqlite_bucket([Rate(1, HOUR)], None) as bucket:
             assert put(bucket)

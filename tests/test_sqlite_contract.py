@@ -43,9 +43,4 @@ class TestReferenceFormat(_ByTimeStamps):
         return partial(super().opener(rates, name), reference_format=True)
 
 
-class TestFileLock(_ByTimeStamps):
-    def opener(self, rates: list[Rate], name: str) -> Callable[[], Any]:
-        return partial(super().opener(rates, name), use_file_lock=True)
-
-
 del BucketContract, _ByTimeStamps, _OnAFile

@@ -18,6 +18,8 @@ FORMAT = 1
 MARK = "aiolimiter_fast_"
 # Units that the running total counts to before it begins anew; SQLite's integers go on until 2**63.
 MOST = 1 << 62
+# Seconds to wait for other processes where the caller sets no other bound: as long as the sqlite3 module does.
+PATIENCE = 5.0
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
@@ -69,6 +71,15 @@ def connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
 
 
+def file_at(path: str) -> tuple[int, int] | None:
+    """Which file is at a path; None for none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 class Database:
     """One connection and its lock; `execute` is that of its cursor.
 
@@ -76,13 +87,14 @@ class Database:
     it is needed: SQLite's locks do not survive a fork. One that was given belongs to the process that gave it.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_connect", "closed", "execute", "mutex")
+    __slots__ = ("__weakref__", "_conn", "_file", "closed", "execute", "mutex", "path")
 
-    def __init__(self, source: sqlite3.Connection | Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, source: sqlite3.Connection | str) -> None:
         self.mutex = threading.RLock()
         self.closed = False
-        self._connect = None if isinstance(source, sqlite3.Connection) else source
-        self._use(source if isinstance(source, sqlite3.Connection) else source())
+        self.path = None if isinstance(source, sqlite3.Connection) else source
+        self._file: tuple[int, int] | None = None
+        self._use(None if isinstance(source, str) else source)
         databases.add(self)
 
     def _use(self, conn: sqlite3.Connection | None) -> None:
@@ -94,25 +106,37 @@ class Database:
             cursor.row_factory = None
             self.execute = cursor.execute
 
-    def open(self) -> Callable[..., sqlite3.Cursor]:
+    def open(self, seconds: float) -> Callable[..., sqlite3.Cursor]:
         """Open the connection again where that can be; give what executes statements."""
         if self.closed:
             raise RuntimeError("the bucket is closed")
-        if self._connect is None:
+        if self.path is None:
             raise RuntimeError(
                 "the bucket's connection was opened before the process forked, and SQLite cannot share it: make the"
                 " bucket in the child, or make it with init_from_file"
             )
-        self._use(self._connect())
+        conn = connect(self.path)
+        try:
+            set_up(conn, time.monotonic() + seconds)
+            self._file = file_at(self.path)
+        except BaseException:
+            conn.close()
+            raise
+        self._use(conn)
         assert self.execute is not None
         return self.execute
+
+    def look(self) -> None:
+        """Let go of a file that is not at its path any more: others work on another one, or on none."""
+        if self.path is not None and self._conn is not None and file_at(self.path) != self._file:
+            self.suspend()
 
     @property
     def conn(self) -> sqlite3.Connection | None:
         """The connection; None when closed."""
         with self.mutex:
-            if self._conn is None and not self.closed and self._connect is not None:
-                self.open()
+            if self._conn is None and not self.closed and self.path is not None:
+                self.open(PATIENCE)
             return self._conn
 
     def rollback(self) -> None:
@@ -122,7 +146,7 @@ class Database:
 
     def suspend(self) -> None:
         """Close a connection of our own until it is needed again; its lock is held."""
-        if self._connect is not None and self._conn is not None and not self._conn.in_transaction:
+        if self.path is not None and self._conn is not None and not self._conn.in_transaction:
             conn = self._conn
             self._use(None)
             conn.close()
@@ -370,8 +394,10 @@ class ReferenceTable(Table):
         execute(f"DELETE FROM {self.name} WHERE item_timestamp < ?", (bound,))
 
 
-def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: bool) -> Table:
+def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: bool) -> tuple[Table, bool]:
     """Find the table within a transaction that may write, or make it, or take over one in the reference's format.
+
+    Returns it, and whether it was made.
 
     Arguments: create, whether to make one that is missing; reference, whether to leave or make it in the reference's
     format.
@@ -386,11 +412,11 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
         kind = ReferenceTable if reference else RunTable
         for statement in kind.schema(name):
             execute(statement)
-        return kind(name, rates)
+        return kind(name, rates), True
     schema = execute("SELECT sql FROM sqlite_master WHERE name = ? COLLATE NOCASE", (name,)).fetchone()[0]
     mark = re.search(rf"CONSTRAINT {MARK}(\d+) PRIMARY KEY", schema)
     if mark and int(mark[1]) == FORMAT and columns == ["item_timestamp", "total", "weight", "name"]:
-        return RunTable(name, rates)
+        return RunTable(name, rates), False
     if mark:
         raise ValueError(
             f"table {name!r} is in format {mark[1]} of aiolimiter_fast; this release knows format {FORMAT}: update it"
@@ -398,9 +424,9 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
     if sorted(columns) != ["item_timestamp", "name"]:
         raise ValueError(f"table {name!r} holds something else: its columns are {columns}")
     if reference:
-        return ReferenceTable(name, rates)
+        return ReferenceTable(name, rates), False
     _take_over(execute, name)
-    return RunTable(name, rates)
+    return RunTable(name, rates), False
 
 
 def _take_over(execute: Any, name: str) -> None:
@@ -414,4 +440,3 @@ def _take_over(execute: Any, name: str) -> None:
         f" FROM {former} WHERE item_timestamp IS NOT NULL GROUP BY 1, 3)"
     )
     execute(f"DROP TABLE {former}")
-

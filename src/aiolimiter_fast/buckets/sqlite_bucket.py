@@ -7,26 +7,35 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from aiolimiter_fast.abstracts.algorithm import ADMITTED, Algorithm, Decision, FixedWindow, LogAlgorithm, SlidingWindowLog
-from aiolimiter_fast.abstracts.bucket import AbstractBucket
+from aiolimiter_fast._budget import deadline as call_deadline
+from aiolimiter_fast._budget import seconds_left
+from aiolimiter_fast.abstracts.algorithm import (
+    ADMITTED,
+    Algorithm,
+    Decision,
+    FixedWindow,
+    LogAlgorithm,
+    SlidingWindowLog,
+)
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets import _sqlite
+from aiolimiter_fast.buckets._outage import BackendBucket, Outages
 from aiolimiter_fast.buckets._readings import Reading
 from aiolimiter_fast.clocks import AbstractClock
+from aiolimiter_fast.errors import BackendUnavailable
 from aiolimiter_fast.utils import dedicated_sqlite_clock_connection
 
 __all__ = ["Queries", "SQLiteBucket", "SQLiteClock"]
 
 NANOSECONDS = 1_000_000
-# Seconds to wait for other processes.
-PATIENCE = 5.0
+# Seconds from one look at whether the file is still at its path to the next.
+LOOK_EVERY = 0.1
 # Seconds from one try to get the file's lock to the next: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0003, 0.01
+FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 # Admissions from one pruning to the next.
 PRUNE_EVERY = 64
 # Milliseconds by which the newest entry may be ahead of the clock before it is said that the clock went back.
@@ -45,9 +54,7 @@ class Queries:
         'SELECT :interval{index} AS interval, COUNT(*) FROM "{table}" WHERE item_timestamp >= :start{index}'
     )
     PUT_ITEM = 'INSERT INTO "{table}" (name, item_timestamp) VALUES (?, ?)'
-    LEAK = (
-        'DELETE FROM "{table}" WHERE rowid IN (SELECT rowid FROM "{table}" ORDER BY item_timestamp LIMIT {count})'
-    )
+    LEAK = 'DELETE FROM "{table}" WHERE rowid IN (SELECT rowid FROM "{table}" ORDER BY item_timestamp LIMIT {count})'
     COUNT_BEFORE_LEAK = 'SELECT COUNT(*) FROM "{table}" WHERE item_timestamp < {lower_bound}'
     FLUSH = 'DELETE FROM "{table}"'
     DROP_TABLE = 'DROP TABLE IF EXISTS "{table}"'
@@ -55,9 +62,7 @@ class Queries:
     COUNT_ALL = 'SELECT COUNT(*) FROM "{table}"'
     GET_ALL_ITEM = 'SELECT * FROM "{table}" ORDER BY item_timestamp'
     GET_FIRST_ITEM = 'SELECT name, item_timestamp FROM "{table}" ORDER BY item_timestamp'
-    GET_LAG = (
-        "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - MIN(item_timestamp) FROM \"{table}\""
-    )
+    GET_LAG = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - MIN(item_timestamp) FROM \"{table}\""
     PEEK = 'SELECT * FROM "{table}" ORDER BY item_timestamp DESC LIMIT 1 OFFSET {count}'
 
 
@@ -65,7 +70,7 @@ class Queries:
 _View = tuple[int, int, list[int], int, list[int]]
 
 
-class SQLiteBucket(AbstractBucket):
+class SQLiteBucket(BackendBucket):
     """A log of what was admitted, in a table of an SQLite database.
 
     Arguments:
@@ -78,6 +83,13 @@ class SQLiteBucket(AbstractBucket):
         algorithm: a LogAlgorithm; default SlidingWindowLog.
         create_new_table: False refuses a missing table.
         reference_format: read and write pyrate-limiter's format, one row per unit, while both libraries use the table.
+        on_backend_error: what to do when the file stays locked, or fails: "raise" BackendUnavailable (default); "open"
+            admits; "closed" denies; "local" decides by a limiter in this process.
+        on_state_loss: what to take a table for that has vanished with its file, or was dropped: "open", empty
+            (default); "closed", full; "raise" BackendUnavailable once.
+        local_share: the share of each limit that "local" admits in this process, above 0 and at most 1.
+        budget: seconds that a call may wait for others. Default the timeout of the limiter's caller and 50 ms, or 5
+            seconds where there is none.
 
     Each decision is one transaction, which takes the file's write lock from its beginning: one process that is killed
     at any moment leaves an item entered or not, and stops nobody. The time is the wall clock's, and if that steps back,
@@ -98,7 +110,8 @@ class SQLiteBucket(AbstractBucket):
     """
 
     is_async = False
-    needs_leak = False
+    blocks = True
+    tries_at_once = 1
     _scheduled = False
     _made_from: tuple[Any, ...] | None = None
 
@@ -112,24 +125,31 @@ class SQLiteBucket(AbstractBucket):
         *,
         create_new_table: bool = True,
         reference_format: bool = False,
+        on_backend_error: str = "raise",
+        on_state_loss: str = "open",
+        local_share: float | None = None,
+        budget: float | None = None,
     ) -> None:
         if not isinstance(conn, sqlite3.Connection):
             raise TypeError(f"conn must be a sqlite3.Connection, got {conn!r}")
         if getattr(conn, "autocommit", None) is False:
             raise ValueError("conn must not have autocommit=False: the bucket begins its own transactions")
-        self._open(rates, conn, table, algorithm, create_new_table, reference_format)
         self._limiter_lock = lock
-        if lock is not None:
-            self.lock = lock
+        self._open(
+            rates, conn, table, lock, algorithm, create_new_table, reference_format,
+            (on_backend_error, on_state_loss, local_share, budget),
+        )  # fmt: skip
 
     def _open(
         self,
         rates: list[Rate],
-        source: sqlite3.Connection | Callable[[], sqlite3.Connection],
+        source: sqlite3.Connection | str,
         table: str,
+        lock: Any,
         algorithm: Algorithm | None,
         create_new_table: bool,
         reference_format: bool,
+        policy: tuple[Any, ...],
     ) -> None:
         if algorithm is not None:
             if not isinstance(algorithm, LogAlgorithm):
@@ -138,15 +158,21 @@ class SQLiteBucket(AbstractBucket):
         self._is_counting = type(self._algorithm) in (SlidingWindowLog, FixedWindow)
         _sqlite.quoted(table)
         self.table = table
+        self.outages = Outages((sqlite3.OperationalError,), *policy)
         self._create, self._reference = create_new_table, reference_format
         self._log: _sqlite.Table | None = None
+        self._found = False  # the table was there, or was made, once
         self._puts = 0
-        self.rates = rates
+        self._look_at = 0.0
         self._database = _sqlite.Database(source)
-        self.lock: Any = self._database.mutex
-        self._limiter_lock: Any = None
+        self.rates = rates
+        self.lock: Any = self._database.mutex if lock is None else lock
         try:
-            self._run(lambda execute, log, _: None, None)
+            self.outages.ask(lambda _: self._run(lambda *_: None, None))
+        except BackendUnavailable:
+            if self.outages.on_backend_error == "raise":
+                self._database.close()
+                raise
         except BaseException:
             self._database.close()
             raise
@@ -162,13 +188,17 @@ class SQLiteBucket(AbstractBucket):
         algorithm: Algorithm | None = None,
         *,
         reference_format: bool = False,
+        on_backend_error: str = "raise",
+        on_state_loss: str = "open",
+        local_share: float | None = None,
+        budget: float | None = None,
     ) -> SQLiteBucket:
         """Make a bucket in a file, with a connection of its own; it can be pickled, and used in forked processes.
 
         Arguments:
             db_path: the file; None makes one in the folder for temporary files.
-            use_file_lock: hold the lock `db_path + ".lock"` (by the package filelock) around each decision. Only a
-                process that uses pyrate-limiter on the same file with its file lock needs that.
+            use_file_lock: hold the lock `db_path + ".lock"` (by the package filelock) around each decision. Only
+                beside a process that uses pyrate-limiter on the file, with its file lock, is that needed.
 
         Raises ValueError for use_file_lock without db_path, ImportError for it without filelock.
         """
@@ -177,13 +207,12 @@ class SQLiteBucket(AbstractBucket):
                 raise ValueError("db_path must be given with use_file_lock=True, got None")
             db_path = str(Path(gettempdir(), f"pyrate_limiter_{time.time()}.sqlite"))
         path = str(db_path)
-        lock = _file_lock(path) if use_file_lock else None
+        policy = on_backend_error, on_state_loss, local_share, budget
         self = cls.__new__(cls)
-        with nullcontext() if lock is None else lock:
-            self._open(rates, partial(_connect, path), table, algorithm, create_new_table, reference_format)
-        if lock is not None:
-            self.lock = lock
-        self._made_from = (rates, table, path, create_new_table, use_file_lock, algorithm, reference_format)
+        self._limiter_lock = None
+        lock = _file_lock(path) if use_file_lock else None
+        self._open(rates, path, table, lock, algorithm, create_new_table, reference_format, policy)
+        self._made_from = (rates, table, path, create_new_table, use_file_lock, algorithm, reference_format, policy)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,8 +223,7 @@ class SQLiteBucket(AbstractBucket):
     @property
     def conn(self) -> sqlite3.Connection | None:
         """The connection; None when closed."""
-        conn: sqlite3.Connection | None = self._database.conn
-        return conn
+        return self._database.conn
 
     @property
     def rates(self) -> list[Rate]:
@@ -204,9 +232,12 @@ class SQLiteBucket(AbstractBucket):
 
     @rates.setter
     def rates(self, rates: list[Rate]) -> None:
-        AbstractBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
-        if self._log is not None:
-            self._log.prepare(len(self._rates))
+        with self._database.mutex:
+            BackendBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
+            if self._log is not None:
+                self._log.prepare(len(self._rates))
+        if self.outages.local_share is not None:
+            self.outages.local(self._algorithm, self._rates)
 
     def now(self) -> int:
         """The wall clock's time in milliseconds."""
@@ -215,21 +246,29 @@ class SQLiteBucket(AbstractBucket):
     def put(self, item: RateItem) -> bool:
         """Store the item if every rate has room for its weight, and say whether.
 
-        Raises sqlite3.OperationalError if another process holds the file's lock for too long.
+        Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a weight or name that cannot be.
         """
-        weight = item.weight
-        if weight <= 0:
-            if weight < 0:
-                raise ValueError(f"weight must be 0 or more, got {weight!r}")
-            self.failing_rate = self._last_wait = None
-            return True
+        return self.put_decision(item).failing_rate is None
+
+    def put_decision(self, item: RateItem) -> Decision:
+        """Put the item, and say what came of it."""
+        weight, outages = item.weight, self.outages
+        if not isinstance(weight, int):
+            raise TypeError(f"weight must be a whole number, got {weight!r}")
         if not isinstance(item.name, str):
             raise TypeError(f"name must be a string, got {item.name!r}")
+        if weight <= 0 or outages._down_until or weight > self._rates[0].limit:
+            decision: Decision = super().put_decision(item)
+            return decision
+        try:
+            decision = self._run(self._put, item)
+        except outages.errors as error:
+            decision = outages._failed(error, self._algorithm, self._rates, weight)
+        return self._note(item, decision)
+
+    def _decide(self, item: RateItem, seconds: float) -> Decision:
         decision: Decision = self._run(self._put, item)
-        rate, wait = decision.failing_rate, decision.retry_after_ms
-        self._last_wait = None if wait is None else (weight, item.timestamp + wait)
-        self.failing_rate = rate
-        return rate is None
+        return decision
 
     def _put(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision:
         weight, rates = item.weight, self._rates
@@ -307,55 +346,85 @@ class SQLiteBucket(AbstractBucket):
         bound: int = algorithm.leak_bound(self._rates, now)
         return bound
 
+    def _seconds(self) -> float:
+        """Seconds that a call may take."""
+        budget = self.outages.budget
+        return _sqlite.PATIENCE if budget is None and call_deadline.get() is None else seconds_left(budget)
+
+    def _query(self, action: Callable[..., Any], argument: Any = None, write: bool = True) -> Any:
+        """`_run` what is no decision."""
+        return self.outages.ask(lambda _: self._run(action, argument, write))
+
     def _run(self, action: Callable[..., Any], argument: Any, write: bool = True) -> Any:
         """Call `action(execute, log, argument)` in one transaction; `write` false: it changes nothing."""
         lock, database = self.lock, self._database
-        if not lock.acquire(timeout=PATIENCE):
-            raise sqlite3.OperationalError("another thread holds the lock of this bucket")
-        try:
-            if lock is database.mutex:
+        if lock is database.mutex:
+            if not (lock.acquire(False) or lock.acquire(timeout=self._seconds())):
+                raise sqlite3.OperationalError("another thread is in a transaction of this bucket")
+            try:
                 return self._transact(action, argument, write)
+            finally:
+                lock.release()
+        if not lock.acquire(timeout=self._seconds()):
+            raise sqlite3.OperationalError("another thread or process holds the lock of this bucket")
+        try:
             with database.mutex:
                 return self._transact(action, argument, write)
         finally:
             lock.release()
 
     def _transact(self, action: Callable[..., Any], argument: Any, write: bool) -> Any:
-        database, tries = self._database, 0
+        database, started, tries, deadline = self._database, time.monotonic(), 0, 0.0
+        if started >= self._look_at:
+            self._look_at = started + LOOK_EVERY
+            database.look()
         while True:
             try:
-                execute = database.execute or database.open()
-                execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                execute = database.execute or self._reopen()
+                execute("BEGIN IMMEDIATE" if write or self._log is None else "BEGIN")
                 result = action(execute, self._log or self._find(execute), argument)
                 execute("COMMIT")
-            except (sqlite3.OperationalError, sqlite3.IntegrityError) as error:
+            except sqlite3.DatabaseError as error:
                 if str(error).startswith("cannot start a transaction"):
                     raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
                 database.rollback()
                 if _sqlite.is_changed(error) and self._log is not None:
                     # Another process has brought the table into another format, or removed it.
-                    self._log, write = None, True
+                    self._log = None
                     continue
                 if not _sqlite.is_busy(error):
+                    if type(error) is sqlite3.DatabaseError:  # the file is damaged, or no database
+                        raise sqlite3.OperationalError(str(error)) from error
                     raise
                 tries += 1
-                if tries == 1:
-                    deadline = time.monotonic() + PATIENCE
-                elif time.monotonic() >= deadline:
+                deadline = deadline or started + self._seconds()
+                if time.monotonic() >= deadline:
                     raise
-                # Who waits least is served first: nobody waits long.
-                time.sleep(random.uniform(0.5, 1) * min(FIRST_PAUSE * 1.5**tries, LONGEST_PAUSE))
+                time.sleep(random.uniform(0.5, 1) * min(FIRST_PAUSE * tries, LONGEST_PAUSE))
             except BaseException:
                 database.rollback()
                 raise
             else:
                 return result
 
+    def _reopen(self) -> Callable[..., Any]:
+        """Open the connection; what is there may be another table."""
+        self._log = None
+        return self._database.open(self._seconds())
+
     def _find(self, execute: Any) -> _sqlite.Table:
-        self._log = _sqlite.open_table(
+        """Find the table, or make it; and if it had been there before, act on the loss."""
+        log, made = _sqlite.open_table(
             execute, self.table, len(self._rates), create=self._create, reference=self._reference
         )
-        return self._log
+        lost = made and self._found
+        self._log, self._found = log, True
+        if lost and self.outages.on_state_loss == "closed":
+            log.append(execute, self.now(), 0, int(self._rates[-1].limit), "lost")
+        if lost and self.outages.on_state_loss == "raise":
+            execute("COMMIT")
+            raise BackendUnavailable(f"the table {self.table!r} was lost")
+        return log
 
     def leak(self, current_timestamp: int | None = None) -> int:
         """Forget what is in no window any more at `current_timestamp` (ms); return how many units, 0 after `close`."""
@@ -364,7 +433,7 @@ class SQLiteBucket(AbstractBucket):
         if current_timestamp is None:
             raise AssertionError("leak() needs the current timestamp, got None")
         bound = self._bound(current_timestamp)
-        return int(self._run(lambda execute, log, bound: log.leak(execute, bound), bound))
+        return int(self._query(lambda execute, log, bound: log.leak(execute, bound), bound))
 
     def scheduled(self) -> None:
         """Remove now and then, from now on, what has left the longest window."""
@@ -372,17 +441,17 @@ class SQLiteBucket(AbstractBucket):
 
     def flush(self) -> None:
         """Forget everything that was admitted."""
-        self._run(lambda execute, log, _: log.flush(execute), None)
+        self._query(lambda execute, log, _: log.flush(execute))
         self.failing_rate = self._last_wait = None
 
     def count(self) -> int:
-        """Units in the log; those that have left the longest window count only where nobody has scheduled the bucket."""
+        """Units in the log; where nobody has scheduled the bucket, also those that have left the longest window."""
         since = self._bound(self.now()) if self._scheduled else None
-        return int(self._run(lambda execute, log, since: log.count(execute, since), since, write=False))
+        return int(self._query(lambda execute, log, since: log.count(execute, since), since, write=False))
 
     def peek(self, index: int) -> RateItem | None:
         """The item to which the unit at `index` belongs: 0 is the newest, -1 the oldest."""
-        entry = self._run(lambda execute, log, index: log.unit(execute, index), index, write=False)
+        entry = self._query(lambda execute, log, index: log.unit(execute, index), index, write=False)
         return None if entry is None else RateItem(*entry)
 
     def remaining(self) -> list[int]:
@@ -393,7 +462,7 @@ class SQLiteBucket(AbstractBucket):
             counts = log.use(execute, self._starts(now))[2]
             return [max(rate.limit - count, 0) for rate, count in zip(self._rates, counts, strict=True)]
 
-        result: list[int] = self._run(left, now, write=False)
+        result: list[int] = self._query(left, now, write=False)
         return result
 
     def wait_time(self, weight: int = 1) -> float:
@@ -411,7 +480,7 @@ class SQLiteBucket(AbstractBucket):
             )
             return max(decision.retry_after_ms or 0 for decision in decisions)
 
-        return float(self._run(longest, now)) / 1000
+        return float(self._query(longest, now)) / 1000
 
     def limiter_lock(self) -> Any:
         """The lock that was given, which a limiter is to hold as well."""
@@ -420,16 +489,6 @@ class SQLiteBucket(AbstractBucket):
     def close(self) -> None:
         """Close the connection. What was admitted stays in the table."""
         self._database.close()
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    conn = _sqlite.connect(path)
-    try:
-        _sqlite.set_up(conn, time.monotonic() + PATIENCE)
-    except BaseException:
-        conn.close()
-        raise
-    return conn
 
 
 def _file_lock(path: str) -> Any:
@@ -441,7 +500,9 @@ def _file_lock(path: str) -> Any:
 
 
 def _reopen(cls: type[SQLiteBucket], scheduled: bool, *arguments: Any) -> SQLiteBucket:
-    bucket = cls.init_from_file(*arguments[:6], reference_format=arguments[6])
+    *positional, reference_format, policy = arguments
+    names = ("on_backend_error", "on_state_loss", "local_share", "budget")
+    bucket = cls.init_from_file(*positional, reference_format=reference_format, **dict(zip(names, policy, strict=True)))
     bucket._scheduled = scheduled
     return bucket
 
