@@ -31,9 +31,7 @@ PRUNE_EVERY = 64
 class Queries:
     """SQL for tables of pyrate-limiter's format, for `psycopg.sql`. A bucket uses none of it."""
 
-    CREATE_BUCKET_TABLE = (
-        "CREATE TABLE IF NOT EXISTS {table} (name VARCHAR, weight SMALLINT, item_timestamp TIMESTAMP)"
-    )
+    CREATE_BUCKET_TABLE = "CREATE TABLE IF NOT EXISTS {table} (name VARCHAR, weight SMALLINT, item_timestamp TIMESTAMP)"
     CREATE_INDEX_ON_TIMESTAMP = "CREATE INDEX IF NOT EXISTS {index} ON {table} (item_timestamp)"
     LOCK_TABLE = "LOCK TABLE {table} IN EXCLUSIVE MODE NOWAIT"
     COUNT = "SELECT COUNT(*) FROM {table}"
@@ -41,8 +39,7 @@ class Queries:
         "SELECT COUNT(*) FROM {table} WHERE item_timestamp >= TO_TIMESTAMP(%s) - %s * INTERVAL '1 milliseconds'"
     )
     PUT = (
-        "INSERT INTO {table} (name, weight, item_timestamp)"
-        " SELECT %s, %s, TO_TIMESTAMP(%s) FROM generate_series(1, %s)"
+        "INSERT INTO {table} (name, weight, item_timestamp) SELECT %s, %s, TO_TIMESTAMP(%s) FROM generate_series(1, %s)"
     )
     FLUSH = "DELETE FROM {table}"
     PEEK = (
@@ -332,4 +329,3 @@ def _nothing(row: Any) -> None:
 
 def _item(row: Any) -> RateItem | None:
     return None if row is None else RateItem(row[0], int(row[1]), int(row[2]))
-
