@@ -93,9 +93,14 @@ class TestTheTable:
         self, pool: ConnectionPool, make: Any
     ) -> None:
         bucket = make(Rate(3, HOUR), Rate(5, 2 * HOUR), Rate(7, 4 * HOUR))
-        asked = []
+        asked: list[str] = []
         ask = bucket._link.ask
-        bucket._link.ask = lambda *arguments: asked.append(arguments[0]) or ask(*arguments)
+
+        def counted(statement: str, *arguments: Any) -> Any:
+            asked.append(statement)
+            return ask(statement, *arguments)
+
+        bucket._link.ask = counted
         assert puts(bucket, None, 4) == 3
         assert bucket.waiting(RateItem("item", bucket.now())) > 0
         assert len(asked) == 4
@@ -193,7 +198,8 @@ class TestNames:
 
     def test_an_item_whose_name_cannot_be_stored_is_refused_and_takes_nothing(self, make: Any) -> None:
         bucket = make(Rate(1, HOUR))
-        for bad, error in (("nul\0byte", ValueError), ("\ud800", ValueError), (None, TypeError)):
+        bads: list[tuple[Any, type[Exception]]] = [("nul\0byte", ValueError), ("\ud800", ValueError), (None, TypeError)]
+        for bad, error in bads:
             with pytest.raises(error):
                 bucket.put(RateItem(bad, START))
         assert bucket.count() == 0
@@ -246,7 +252,7 @@ class TestFormats:
         with ConnectionPool(postgres_dsn, kwargs={"options": f"-c timezone={zone}"}, min_size=1, open=True) as pool:
             ours = make(*(Rate(*limit) for limit in limits), pool=pool, reference_format=True)
             rates = [pyrate_limiter.Rate(*limit) for limit in limits]
-            theirs = pyrate_limiter.PostgresBucket(pool, ours.table, rates)
+            theirs: Any = pyrate_limiter.PostgresBucket(pool, ours.table, rates)
             admitted: list[tuple[int, str]] = []
             for number in range(240):
                 at, weight = START + 37 * number, 1 + (number % 7 == 0)
@@ -273,9 +279,9 @@ class TestFormats:
 
     def test_a_table_made_by_the_queries_is_taken_over(self, make: Any, execute: Any, name: str) -> None:
         table, index = psycopg.sql.Identifier(f"ratelimit___{name}"), psycopg.sql.Identifier(f"timestampindex_{name}")
-        execute(psycopg.sql.SQL(PgQueries.CREATE_BUCKET_TABLE).format(table=table))  # type: ignore[arg-type]
-        execute(psycopg.sql.SQL(PgQueries.CREATE_INDEX_ON_TIMESTAMP).format(table=table, index=index))  # type: ignore[arg-type]
-        execute(psycopg.sql.SQL(PgQueries.PUT).format(table=table), ("item", 1, START / 1000, 1))  # type: ignore[arg-type]
+        execute(psycopg.sql.SQL(PgQueries.CREATE_BUCKET_TABLE).format(table=table))
+        execute(psycopg.sql.SQL(PgQueries.CREATE_INDEX_ON_TIMESTAMP).format(table=table, index=index))
+        execute(psycopg.sql.SQL(PgQueries.PUT).format(table=table), ("item", 1, START / 1000, 1))
         assert puts(make(Rate(2, HOUR)), START, 2) == 1
 
     def test_an_unknown_table_is_refused_and_left_alone(self, make: Any, execute: Any, name: str) -> None:

@@ -168,7 +168,7 @@ class TestALostConnection:
         self, proxy: Proxy, through: str, name: str, open_pool: Any
     ) -> None:
         bucket = PostgresBucket(open_pool(through), name, [Rate(3, HOUR)], budget=5.0)
-        admitted = put(bucket)
+        admitted = int(put(bucket))
         proxy.cut = True
         with pytest.raises(BackendUnavailable):
             put(bucket)
@@ -227,7 +227,7 @@ class TestAServerThatWillNot:
         bucket = PostgresBucket(pool, name, [Rate(1, HOUR), Rate(2, 2 * HOUR)], on_state_loss=policy)
         assert tries(bucket, 2) == [True, False]
         with pool.connection() as conn:
-            conn.execute(f"DROP TABLE ratelimit___{name}")  # type: ignore[arg-type]
+            conn.execute(f"DROP TABLE ratelimit___{name}")
         if expected[0] is None:
             with pytest.raises(BackendUnavailable, match="has lost the table"):
                 put(bucket)

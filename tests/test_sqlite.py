@@ -185,13 +185,13 @@ class TestTheTable:
     def test_a_given_connection_of_any_isolation_level_does(self, path: str, isolation: Any) -> None:
         with SQLiteBucket([Rate(1, HOUR)], sqlite3.connect(path, isolation_level=isolation), "limits") as bucket:
             assert puts(bucket, START, 2) == 1
-            bucket.conn.execute("CREATE TABLE other (x)")  # type: ignore[union-attr]
-            bucket.conn.execute("INSERT INTO other VALUES (1)")  # type: ignore[union-attr]
-            if bucket.conn.in_transaction:  # type: ignore[union-attr]
+            bucket.conn.execute("CREATE TABLE other (x)")
+            bucket.conn.execute("INSERT INTO other VALUES (1)")
+            if bucket.conn.in_transaction:
                 with pytest.raises(RuntimeError, match="has a transaction open"):
                     put(bucket)
-                assert bucket.conn.in_transaction  # type: ignore[union-attr]
-                bucket.conn.commit()  # type: ignore[union-attr]
+                assert bucket.conn.in_transaction
+                bucket.conn.commit()
             bucket.flush()
             assert put(bucket)
 

@@ -40,7 +40,8 @@ class TestReferenceFormat(_ByTimeStamps):
     heaviest = 10_000
 
     def opener(self, rates: list[Rate], name: str) -> Callable[[], Any]:
-        return partial(super().opener(rates, name), reference_format=True)
+        opener: Any = super().opener(rates, name)
+        return partial(opener, reference_format=True)
 
 
 del BucketContract, _ByTimeStamps, _OnAFile

@@ -11,7 +11,8 @@ import time
 import zlib
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["AsyncLink", "Link", "Statements", "advisory_lock_id", "link_to", "set_up"]
 
@@ -152,7 +153,8 @@ BEGIN
     RETURN NULL;
 END
 """
-FUNCTION = """CREATE FUNCTION {function} (units bigint, item_name text, instant bigint, prune boolean, {arguments}) RETURNS bigint[] LANGUAGE plpgsql AS {body}"""
+FUNCTION = """CREATE FUNCTION {function} (units bigint, item_name text, instant bigint, prune boolean, {arguments})
+RETURNS bigint[] LANGUAGE plpgsql AS {body}"""
 
 # What else is asked of a table: in our format, and in the reference's.
 LAST = "(SELECT e.total FROM {table} e ORDER BY e.item_timestamp DESC, e.total DESC LIMIT 1)"
@@ -174,7 +176,8 @@ THEIRS = {
     "leak": "WITH gone AS (DELETE FROM {table} WHERE item_timestamp < {since} RETURNING 1) SELECT count(*) FROM gone",
     "newest": f"{THEIRS_ENTRY} WHERE %s::bigint >= 0 ORDER BY item_timestamp DESC LIMIT 1 OFFSET %s",
     "oldest": f"{THEIRS_ENTRY} ORDER BY item_timestamp LIMIT 1 OFFSET %s - 1",
-    "fill": "INSERT INTO {table} SELECT 'lost', 1, to_timestamp({clock}::float8 / 1000) FROM generate_series(1, {most})",
+    "fill": "INSERT INTO {table} SELECT 'lost', 1, to_timestamp({clock}::float8 / 1000)"
+    " FROM generate_series(1, {most})",
 }
 # Milliseconds until one rate has room for so many units.
 WAIT = """CASE WHEN {used} + {units} > {limit} THEN (SELECT e.item_timestamp FROM {table} e
@@ -187,7 +190,8 @@ def advisory_lock_id(table: str) -> int:
     return zlib.crc32(table.encode()) & 0x7FFFFFFF
 
 
-class Statements(NamedTuple):
+@dataclass(frozen=True)
+class Statements:
     """What a bucket says to the server; `put` takes weight and name, `put_at` the time as well."""
 
     put: str
@@ -284,7 +288,7 @@ def set_up(name: str, terms: Terms, fixed: bool, reference: bool) -> Steps:
 
 
 def written(schema: str, table: str, rates: int, fixed: bool, reference: bool) -> tuple[str, str]:
-    """Name and body of the function for so many rates. The name tells the body: releases do not replace each other's."""
+    """Name and body of the function for so many rates. The name tells the body, so releases do not replace theirs."""
     numbers = range(1, rates + 1)
     key = int.from_bytes(hashlib.sha256(f"aiolimiter_fast {table}".encode()).digest()[:8], "big", signed=True)
     starts = {i: f"moment - {'{0}moment % ' if fixed else ''}interval{i}" for i in numbers}

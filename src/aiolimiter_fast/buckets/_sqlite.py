@@ -58,7 +58,7 @@ def set_up(conn: sqlite3.Connection, deadline: float) -> None:
         try:
             conn.execute("PRAGMA journal_mode=WAL").close()
             conn.execute("PRAGMA synchronous=NORMAL").close()
-        except sqlite3.OperationalError as error:
+        except sqlite3.OperationalError as error:  # noqa: PERF203
             if not is_busy(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.01)

@@ -311,10 +311,11 @@ class PostgresBucket(BackendBucket):
 
     def close(self) -> Any:
         """Close the pool, as pyrate-limiter does. An asynchronous one needs its running loop, and can be awaited."""
+        pool: Any = self.pool
         if not self.is_async:
-            return self.pool.close()
+            return pool.close()
         try:
-            return asyncio.ensure_future(self.pool.close(), loop=asyncio.get_running_loop())
+            return asyncio.ensure_future(pool.close(), loop=asyncio.get_running_loop())
         except RuntimeError:
             return None
 

@@ -246,7 +246,7 @@ class SQLiteBucket(BackendBucket):
     def put(self, item: RateItem) -> bool:
         """Store the item if every rate has room for its weight, and say whether.
 
-        Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a weight or name that cannot be.
+        Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
         return self.put_decision(item).failing_rate is None
 
@@ -384,7 +384,7 @@ class SQLiteBucket(BackendBucket):
                 execute("BEGIN IMMEDIATE" if write or self._log is None else "BEGIN")
                 result = action(execute, self._log or self._find(execute), argument)
                 execute("COMMIT")
-            except sqlite3.DatabaseError as error:
+            except sqlite3.DatabaseError as error:  # noqa: PERF203
                 if str(error).startswith("cannot start a transaction"):
                     raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
                 database.rollback()
