@@ -172,10 +172,7 @@ def _no_permit(share: float, rate: Rate) -> int:
 
 
 class BackendBucket(AbstractBucket):
-    """A bucket whose permits are kept elsewhere. A subclass has `_decide`, and `outages` from the start.
-
-    A decision is noted on its item, so that calls that overlap do not take each other's wait.
-    """
+    """A bucket whose permits are kept elsewhere. A subclass has `_decide`, and `outages` from the start."""
 
     needs_leak = False
     exact_wait = True
@@ -225,20 +222,12 @@ class BackendBucket(AbstractBucket):
             decision = await self.outages.decide_async(self._algorithm, self._rates, item.weight, attempt)
         return self._note(item, decision)
 
-    def _note(self, item: RateItem, decision: Decision) -> Decision:
-        self.failing_rate = decision.failing_rate
-        wait = decision.retry_after_ms
-        self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
-        item.decided = self, decision, item.timestamp  # type: ignore[attr-defined]
-        return decision
-
     def waiting(self, item: RateItem) -> Any:
         """Milliseconds from the item's time stamp until it would be admitted, as its last `put` was told; -1 never."""
-        bucket, decision, timestamp = getattr(item, "decided", (None, None, 0))
-        if bucket is not self or decision is None:
+        noted = self._noted(item)
+        if noted is None:
             return super().waiting(item)
+        timestamp, decision = noted
         if decision.allowed:
             return 0
-        if decision.retry_after_ms is None:
-            return -1
-        return max(decision.retry_after_ms + timestamp - item.timestamp, 0)
+        return -1 if decision.retry_after_ms is None else max(decision.retry_after_ms + timestamp - item.timestamp, 0)
