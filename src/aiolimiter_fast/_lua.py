@@ -1,15 +1,14 @@
 """The decisions that Redis and Valkey make, in Lua. Every script has one key, and the server's clock.
 
 The log is a sorted set with one member per admitted call, whatever its weight. Its score is the server's time in
-microseconds; the member is
-
-    1:<units up to and with this call, 16 digits>:<its weight>:<birth of this log>:<base>:<name of the item>
+microseconds; the member is `L1`, the format's version, then as doubles of the high byte first, which sort as numbers do,
+the units up to and with this call, its weight, the base and the birth of the log, and then the name of the item.
 
 Since each member carries the running count, the units in a rate's window are the last member's count less the count
 before the window's first member: one look-up per rate, however many calls the window holds. `base` is a count before
 all windows, as it was seen last: where even the units since then leave room in the smallest rate, the last member alone
-decides. A log that starts anew has another birth, by which a client sees that the one it knew has been lost; `f` before
-it says that somebody has acted upon that.
+decides. A log that starts anew has another birth, by which a client sees that the one it knew has been lost; a
+negative one says that somebody has acted upon that.
 
 The key expires when the longest interval has passed since the last admission, or up to an eighth of it later: the
 expiry is set anew in each eighth.
@@ -36,18 +35,17 @@ class Script:
         self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+# Numbers are passed on as they are: Redis writes whole ones in full, up to 17 digits.
 _COMMON = """
-local function text(number) return string.format('%.0f', number) end
-local function member(count, weight, birth, base, name)
-    return string.format('1:%016.0f:%.0f:', count, weight) .. birth .. ':' .. text(base) .. ':' .. name
+local function member(count, weight, base, birth, name)
+    return 'L1' .. struct.pack('>dddd', count, weight, base, birth) .. name
 end
 local function read(entry, score)
-    if tonumber(score) < 1e14 then return nil end
-    local count, weight, birth, name = string.match(entry, '^1:(%d+):(%d+):(%w+):%d+:(.*)$')
-    return tonumber(count), tonumber(weight), birth, name
+    if tonumber(score) < 1e14 or string.sub(entry, 1, 2) ~= 'L1' or #entry < 34 then return nil end
+    return struct.unpack('>dddd', entry, 3)
 end
 local function keep(longest, more)
-    redis.call('PEXPIRE', key, text(math.ceil((longest * 1.125 + more) / 1000) + 1000))
+    redis.call('PEXPIRE', key, math.ceil((longest * 1.125 + more) / 1000) + 1000)
 end
 
 -- Write the log anew: calls that other libraries have logged, one member per unit, become ours, in full; what lies in
@@ -59,7 +57,8 @@ local function rewrite(longest)
         local page = redis.call('ZRANGE', key, from, from + 999, 'WITHSCORES')
         for i = 1, #page, 2 do
             local score = tonumber(page[i + 1])
-            local count, weight, birth, name = read(page[i], score)
+            local count, weight = read(page[i], score)
+            local name = string.sub(page[i], 35)
             if not count then
                 name = score < 1e14 and string.match(page[i], '^(.*):%x+:%d+$')
                 if not name then return false end
@@ -82,7 +81,7 @@ local function rewrite(longest)
     redis.call('DEL', key)
     for _, call in ipairs(calls) do
         total = total + call[2]
-        redis.call('ZADD', key, text(call[1]), member(total, call[2], 'f' .. text(now), 0, call[3]))
+        redis.call('ZADD', key, call[1], member(total, call[2], 0, -now, call[3]))
     end
     if #calls > 0 then keep(longest, 0) end
     return true
@@ -93,9 +92,9 @@ local function load()
     first = redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')
     if first.err then return false end
     last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
-    total, birth, ending = 0, '', 0
+    total, birth, ending = 0, 0, 0
     if not last[1] then return true end
-    local count, _, born = read(last[1], last[2])
+    local count, _, _, born = read(last[1], last[2])
     if not count or not read(first[1], first[2]) then return false end
     total, birth, ending = count, born, tonumber(last[2])
     return true
@@ -106,7 +105,7 @@ local function find(count, low)
     local high = redis.call('ZCARD', key) - 1
     while low < high do
         local middle = math.floor((low + high) / 2)
-        if tonumber(string.sub(redis.call('ZRANGE', key, middle, middle)[1], 3, 18)) < count then
+        if struct.unpack('>d', redis.call('ZRANGE', key, middle, middle)[1], 3) < count then
             low = middle + 1
         else
             high = middle
@@ -129,13 +128,14 @@ local loss = tonumber(ARGV[4])
 local longest = tonumber(ARGV[#ARGV])
 local last = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
 if loss == 0 and last[2] then
-    local count, birth, base = string.match(last[1], '^1:(%d+):%d+:(%w+):(%d+):')
     local ending = tonumber(last[2])
-    if count and count - base + weight <= tonumber(ARGV[7]) and ending > 1e14 and ending <= now
+    if ending > 1e14 and ending <= now and string.sub(last[1], 1, 2) == 'L1' and #last[1] >= 34
             and math.floor(8 * now / longest) == math.floor(8 * ending / longest) then
-        redis.call('ZADD', key, string.format('%.0f', now),
-            string.format('1:%016.0f:%.0f:%s:%s:', count + weight, weight, birth, base) .. ARGV[2])
-        return 0
+        local count, _, base, birth = struct.unpack('>dddd', last[1], 3)
+        if count - base + weight <= tonumber(ARGV[7]) then
+            redis.call('ZADD', key, now, 'L1' .. struct.pack('>dddd', count + weight, weight, base, birth) .. ARGV[2])
+            return 0
+        end
     end
 end
 """
@@ -148,13 +148,13 @@ end
 local real = now
 if ending > now then now = ending end
 local wrote = false
-if loss > 0 and ARGV[5] ~= '' and ARGV[5] ~= birth and string.sub(birth, 1, 1) ~= 'f'
-        and tonumber(ARGV[6]) + longest > now then
+local known = tonumber(ARGV[5])
+if loss > 0 and known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[6]) + longest > now then
     if loss == 2 then return {-3} end
     local fill = tonumber(ARGV[#ARGV - 1])
     total = total + fill
-    birth = 'f' .. text(now)
-    redis.call('ZADD', key, text(now), member(total, fill, birth, total - fill, ''))
+    birth = -now
+    redis.call('ZADD', key, now, member(total, fill, total - fill, birth, ''))
     ending = now
     wrote = true
 end
@@ -166,8 +166,8 @@ for i = 1, rates do
     used[i] = 0
     local head
     if ending >= start then
-        head = redis.call('ZRANGEBYSCORE', key, text(start), '+inf', 'LIMIT', 0, 1)[1]
-        local count, units = string.match(head, '^1:(%d+):(%d+)')
+        head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'LIMIT', 0, 1)[1]
+        local count, units = struct.unpack('>dd', head, 3)
         used[i] = total - count + units
     end
     if limit - used[i] < weight then
@@ -183,10 +183,10 @@ for i = 1, rates do
 end
 if failing == 0 and weight > 0 and loss >= 0 then
     if first[2] and tonumber(first[2]) < now - longest then
-        redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. text(now - longest))
+        redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     end
-    if birth == '' then birth = text(now) end
-    redis.call('ZADD', key, text(now), member(total + weight, weight, birth, total - used[rates], ARGV[2]))
+    if birth == 0 then birth = now end
+    redis.call('ZADD', key, now, member(total + weight, weight, total - used[rates], birth, ARGV[2]))
     ending = now
     wrote = true
 end
@@ -194,7 +194,7 @@ if wrote or (ending > 0 and redis.call('PTTL', key) == -1) then
     keep(longest, now - real)
 end
 if failing == 0 and loss == 0 and weight > 0 then return 0 end
-return {failing, wait, birth, text(ending), unpack(used)}
+return {failing, wait, birth, ending, unpack(used)}
 """
 )
 
@@ -212,7 +212,7 @@ local what, longest, index = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 if what == 'flush' then
     local gone = redis.call('DEL', key)
     if index == 1 then
-        redis.call('ZADD', key, text(now), member(0, 0, 'f' .. text(now), 0, ''))
+        redis.call('ZADD', key, now, member(0, 0, 0, -now, ''))
         keep(longest, 0)
     end
     return gone
@@ -228,19 +228,19 @@ if first[1] then
 end
 local gone = total
 if ending >= now - longest then
-    local head = redis.call('ZRANGEBYSCORE', key, text(now - longest), '+inf', 'LIMIT', 0, 1)
-    local count, weight = string.match(head[1], '^1:(%d+):(%d+)')
+    local head = redis.call('ZRANGEBYSCORE', key, now - longest, '+inf', 'LIMIT', 0, 1)
+    local count, weight = struct.unpack('>dd', head[1], 3)
     gone = count - weight
 end
 if what == 'count' then return total - gone end
 if what == 'leak' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. text(now - longest))
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     return gone - before
 end
 if math.abs(index) >= total - before then return {0} end
 local time, found = find(index < 0 and before - index or total - index, 0)
-local _, weight, _, name = read(found, time)
-return {1, name, text(time), weight}
+local _, weight = read(found, time)
+return {1, string.sub(found, 35), time, weight}
 """
 )
 
@@ -252,7 +252,6 @@ REFERENCE = Script(
 local key = KEYS[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local function text(number) return string.format('%.0f', number) end
 local weight = tonumber(ARGV[1])
 local longest = tonumber(ARGV[#ARGV]) / 1000
 local last = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
@@ -262,7 +261,7 @@ for i = 1, (#ARGV - 6) / 2 do
     local limit, interval = tonumber(ARGV[5 + 2 * i]), tonumber(ARGV[6 + 2 * i]) / 1000
     local start = now - interval
     if ARGV[3] == '1' then start = now - now % interval end
-    used[i] = redis.call('ZCOUNT', key, text(start), '+inf')
+    used[i] = redis.call('ZCOUNT', key, start, '+inf')
     if limit - used[i] < weight then
         if failing == 0 then failing = i end
         local free = start + interval
@@ -274,17 +273,17 @@ for i = 1, (#ARGV - 6) / 2 do
     end
 end
 if failing == 0 and weight > 0 and ARGV[4] == '0' then
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. text(now - longest))
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     for from = 1, weight, 1000 do
         local units = {}
         for i = from, math.min(from + 999, weight) do
-            units[#units + 1] = text(now)
-            units[#units + 1] = ARGV[2] .. text(i)
+            units[#units + 1] = now
+            units[#units + 1] = ARGV[2] .. string.format('%d', i)
         end
         redis.call('ZADD', key, unpack(units))
     end
 end
-return {failing, wait * 1000, '', '0', unpack(used)}
+return {failing, wait * 1000, 0, 0, unpack(used)}
 """
 )
 
@@ -296,20 +295,21 @@ GCRA = Script(
 local key, weight, keep, rates = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local function text(number) return string.format('%.0f', number) end
 local after = 4 + 2 * rates
 local loss = tonumber(ARGV[after + 1] or 0)
 local names = {'birth'}
 for i = 1, rates do names[i + 1] = 'tat' .. i end
 local stored = redis.pcall('HMGET', key, unpack(names))
 if stored.err then return {-2} end
-local birth = stored[1] or ''
+local birth = tonumber(stored[1] or 0)
 local filled = false
-if loss > 0 and ARGV[after + 2] ~= '' and ARGV[after + 2] ~= birth and string.sub(birth, 1, 1) ~= 'f'
-        and tonumber(ARGV[after + 3]) > now then
-    if loss == 2 then return {-3} end
-    filled = true
-    birth = 'f' .. text(now)
+if loss > 0 then
+    local known = tonumber(ARGV[after + 2])
+    if known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[after + 3]) > now then
+        if loss == 2 then return {-3} end
+        filled = true
+        birth = -now
+    end
 end
 local failing, wait, following, ending = -1, 0, {}, 0
 for i = 1, rates do
@@ -321,7 +321,7 @@ for i = 1, rates do
     end
     if filled or arrival > now + 2 * burst * emission then arrival = now + burst * emission end
     if arrival < now then arrival = now end
-    if filled then redis.call('HSET', key, names[i + 1], text(arrival)) end
+    if filled then redis.call('HSET', key, names[i + 1], arrival) end
     if weight > burst then return {i - 1, -1} end
     local early = arrival + weight * emission - burst * emission - now
     if early > 0 then
@@ -329,16 +329,16 @@ for i = 1, rates do
         if early > wait then wait = early end
     end
     following[2 * i - 1] = names[i + 1]
-    following[2 * i] = text(arrival + weight * emission)
+    following[2 * i] = arrival + weight * emission
     ending = math.max(ending, arrival + weight * emission)
 end
 if failing < 0 then redis.call('HSET', key, unpack(following)) end
 if failing < 0 or filled then
-    if birth == '' then birth = text(now) end
+    if birth == 0 then birth = now end
     if loss > 0 then redis.call('HSET', key, 'birth', birth) end
 end
-if failing < 0 or filled or redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, text(keep)) end
-return {failing, math.ceil(wait / 1000), birth, text(ending)}
+if failing < 0 or filled or redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, keep) end
+return {failing, math.ceil(wait / 1000), birth, ending}
 """
 )
 
@@ -348,7 +348,7 @@ STATE = Script(
 local clock = redis.call('TIME')
 local stored = redis.pcall('HMGET', KEYS[1], unpack(ARGV))
 if stored.err then return {-2} end
-return {1, string.format('%.0f', clock[1] * 1000000 + clock[2]), stored}
+return {1, clock[1] * 1000000 + clock[2], stored}
 """
 )
 
@@ -358,7 +358,7 @@ RESET = Script(
 redis.call('DEL', KEYS[1])
 if ARGV[1] == '1' then
     local clock = redis.call('TIME')
-    redis.call('HSET', KEYS[1], 'birth', 'f' .. string.format('%.0f', clock[1] * 1000000 + clock[2]))
+    redis.call('HSET', KEYS[1], 'birth', -(clock[1] * 1000000 + clock[2]))
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
-from contextlib import suppress
 from inspect import isawaitable
 from typing import Any
 
@@ -100,8 +99,10 @@ class AbstractBucket(ABC):
         self.failing_rate = decision.failing_rate
         wait = decision.retry_after_ms
         self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
-        with suppress(AttributeError):  # items of the user's own may have no room for it
+        try:  # noqa: SIM105
             item.noted = id(self), item.weight, item.timestamp, decision
+        except AttributeError:  # an item of the user's own may have no room for it
+            pass
         return decision
 
     def _noted(self, item: RateItem) -> tuple[int, Decision] | None:

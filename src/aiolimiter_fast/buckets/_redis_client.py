@@ -10,6 +10,7 @@ import select
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -34,6 +35,70 @@ def link_to(client: Any) -> Link | AsyncLink:
         name.startswith(("redis.asyncio", "valkey.asyncio")) for name in modules
     )
     return (AsyncLink if asynchronous else Link)(client, errors)
+
+
+CHUNK = 1 << 16
+# What the clients raise for an error that begins with this word.
+ERRORS = {
+    "ASK": "AskError",
+    "CLUSTERDOWN": "ClusterDownError",
+    "LOADING": "BusyLoadingError",
+    "MOVED": "MovedError",
+    "NOSCRIPT": "NoScriptError",
+    "READONLY": "ReadOnlyError",
+    "TRYAGAIN": "TryAgainError",
+}
+PLAIN = {"Connection", "SSLConnection", "UnixDomainSocketConnection"}
+MODULES = {f"{package}.{name}" for package in ("redis", "valkey") for name in ("connection", "asyncio.connection")}
+PENDING = object()
+
+
+class Refusal:
+    """An error that the server answered."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def answered(data: bytes) -> Any:
+    """The answer that the data are, in RESP 2 or 3, without messages pushed before it; PENDING if more is to come."""
+    at = 0
+    try:
+        while True:
+            pushed = data[at : at + 1] == b">"
+            value, at = parsed(data, at)
+            if not pushed:
+                return value
+    except IndexError:
+        return PENDING
+
+
+def parsed(data: bytes, at: int) -> tuple[Any, int]:
+    """The value at a place, and where it ends. Raises IndexError if it is not all there."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        raise IndexError
+    kind, text, at = data[at], data[at + 1 : end], end + 2
+    if kind == 58:  # :
+        return int(text), at
+    if kind in (36, 61):  # $ =
+        size = int(text)
+        if size < 0:
+            return None, at
+        if len(data) < at + size + 2:
+            raise IndexError
+        return data[at : at + size], at + size + 2
+    if kind in (42, 62, 126):  # * > ~
+        values = []
+        for _ in range(int(text)):
+            value, at = parsed(data, at)
+            values.append(value)
+        return values, at
+    if kind == 45:  # -
+        return Refusal(text.decode(errors="replace")), at
+    return (None if kind == 95 else text), at  # _
 
 
 class Arguments:
@@ -62,6 +127,16 @@ class _Base:
         self._heads: dict[tuple[Script, bytes, bool], bytes] = {}
         self._get: tuple[Any, Any] = None, None
         self.is_single = bool(getattr(client, "single_connection_client", False))
+
+    def _checked(self, answer: Any) -> Any:
+        """An answer that is no error; else its exception, as the client would raise it."""
+        if not isinstance(answer, Refusal):
+            return answer
+        code, _, rest = answer.text.partition(" ")
+        name = ERRORS.get(code)
+        if name is None:
+            raise self.package.ResponseError(answer.text)
+        raise getattr(self.package, name)(rest)
 
     def _wire(self, script: Script, key: bytes, arguments: Arguments, by_source: bool) -> bytes:
         head = self._heads.get((script, key, by_source))
@@ -125,10 +200,7 @@ class Link(_Base):
         pool = self.client.connection_pool if not self.is_cluster else self._pool_of(key, end)
         connection = self._take(pool, end)
         try:
-            connection.send_packed_command([self._wire(script, key, arguments, by_source)], check_health=False)
-            if not connection.can_read(timeout=max(end - time.monotonic(), 0)):
-                raise self.package.TimeoutError("the server did not answer in time")
-            return connection.read_response(disable_decoding=True)
+            return self._exchange(connection, self._wire(script, key, arguments, by_source), end)
         except (self.package.MovedError, self.package.AskError, self.package.TryAgainError):
             self.astray = True
             return self._through_client(command(script, key, arguments, by_source), end)
@@ -140,6 +212,33 @@ class Link(_Base):
             raise
         finally:
             pool.release(connection)
+
+    def _exchange(self, connection: Any, wire: bytes, end: float) -> Any:
+        """Send a command and read its answer: on the bare socket where that is what the connection does, too."""
+        link = connection._sock if is_plain(connection) else None
+        if link is None:
+            connection.send_packed_command([wire], check_health=False)
+            if not connection.can_read(timeout=max(end - time.monotonic(), 0)):
+                raise self.package.TimeoutError("the server did not answer in time")
+            return connection.read_response(disable_decoding=True)
+        link.settimeout(max(end - time.monotonic(), 1e-6))
+        try:
+            link.sendall(wire)
+            data = link.recv(CHUNK)
+            if data == b":0\r\n":
+                return 0
+            while (answer := answered(data)) is PENDING:
+                link.settimeout(max(end - time.monotonic(), 1e-6))
+                more = link.recv(CHUNK)
+                if not more:
+                    raise self.package.ConnectionError("the server closed the connection")
+                data += more
+        except TimeoutError as error:
+            raise self.package.TimeoutError("the server did not answer in time") from error
+        finally:
+            with suppress(OSError):
+                link.settimeout(connection.socket_timeout)
+        return self._checked(answer)
 
     def _pool_of(self, key: bytes, end: float) -> Any:
         node = self.client.get_node_from_key(key)
@@ -205,6 +304,18 @@ class Link(_Base):
         return outcome
 
 
+def is_plain(connection: Any) -> bool:
+    """Whether the connection does no more than to send and to receive."""
+    return type(connection).__name__ in PLAIN and type(connection).__module__ in MODULES
+
+
+def streams(connection: Any) -> tuple[Any, Any]:
+    """Reader and writer of an asynchronous connection that does no more than to send and to receive; else None."""
+    if not is_plain(connection):
+        return None, None
+    return getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+
+
 def is_idle(pool: Any) -> bool:
     """Whether the pool has a connection that is open and quiet; False also where that cannot be seen."""
     idle = getattr(pool, "_available_connections", None)
@@ -245,8 +356,21 @@ class AsyncLink(_Base):
         pool = self.client.connection_pool
         connection = await self._getter(pool)()
         try:
-            await connection.send_packed_command([self._wire(script, key, arguments, by_source)], check_health=False)
-            return await connection.read_response(disable_decoding=True)
+            wire = self._wire(script, key, arguments, by_source)
+            reader, writer = streams(connection)
+            if reader is None:
+                await connection.send_packed_command([wire], check_health=False)
+                return await connection.read_response(disable_decoding=True)
+            writer.write(wire)
+            data = await reader.read(CHUNK)
+            if data == b":0\r\n":
+                return 0
+            while (answer := answered(data)) is PENDING:
+                more = await reader.read(CHUNK)
+                if not more:
+                    raise self.package.ConnectionError("the server closed the connection")
+                data += more
+            return self._checked(answer)
         except self.package.ResponseError:
             raise
         except BaseException:

@@ -102,7 +102,7 @@ class RedisBucket(BackendBucket):
         self._script = _lua.REFERENCE if reference_format else _lua.LOG
         self._loss = LOSS[on_state_loss]
         self._tail: tuple[Any, Any, bytes] = None, (), b""  # what seldom changes of the arguments
-        self._seen: tuple[bytes, bytes] = b"", b"0"  # birth and last time of the log, where losses matter
+        self._seen: tuple[int, int] = 0, 0  # birth and last time of the log, where losses matter
         self.rates = rates
 
     @classmethod
@@ -170,7 +170,7 @@ class RedisBucket(BackendBucket):
         if answer[0] == FOREIGN:
             raise ValueError(foreign(self.bucket_key))
         if answer[0] == LOST:
-            self._seen = b"", b"0"
+            self._seen = 0, 0
             raise BackendUnavailable(f"the server has lost the log at {self.bucket_key!r}")
         return answer
 
@@ -208,12 +208,12 @@ class RedisBucket(BackendBucket):
         if self._checked(answer)[0] == 0:
             return None
         name, time, weight = answer[1:]
-        return RateItem(name.decode(), int(time) // MICROSECONDS, int(weight))
+        return RateItem(name.decode(), time // MICROSECONDS, weight)
 
     def flush(self) -> Any:
         """Delete the key; return how many there were, 0 or 1. For `on_state_loss`, this is no loss."""
         self.failing_rate = self._last_wait = None
-        self._seen = b"", b"0"
+        self._seen = 0, 0
         return self._look("flush", int(self._loss != 0))
 
     @staticmethod

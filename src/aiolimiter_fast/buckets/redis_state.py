@@ -74,7 +74,7 @@ class RedisStateStore(StateStore):
         self._ttl_ms = ttl_ms
         self._link = link
         self._key = bytes_of("key", key)
-        self._seen: tuple[bytes, bytes] = b"", b"0"
+        self._seen: tuple[int, int] = 0, 0
         self._tail: tuple[Any, tuple[Any, ...], bytes] = None, (), b""  # what seldom changes of the arguments
         self._scripts: dict[str, _lua.Script] = {_lua.GCRA.source: _lua.GCRA}
 
@@ -130,7 +130,7 @@ class RedisStateStore(StateStore):
         if failing == FOREIGN:
             raise ValueError(foreign(self.key))
         if failing == LOST:
-            self._seen = b"", b"0"
+            self._seen = 0, 0
             raise BackendUnavailable(f"the server has lost the state at {self.key!r}")
         if len(answer) == 4:
             self._seen = answer[2], answer[3]
@@ -164,14 +164,14 @@ class RedisStateStore(StateStore):
         state = algorithm.decode([value.decode() for value in stored])
         if not isinstance(algorithm, GCRA):
             return state
-        ahead = self.default_clock.now() * MICROSECONDS - int(server)
+        ahead = self.default_clock.now() * MICROSECONDS - server
         return tuple(arrival + ahead for arrival in state)
 
     def reset(self) -> Any:
         """Forget the state. For `on_state_loss`, this is no loss."""
         marks = self.outages.on_state_loss != "open"
-        keep = max(int(self._seen[1]) // MICROSECONDS - self.default_clock.now(), 0) + 3_600_000 if marks else 0
-        self._seen = b"", b"0"
+        keep = max(self._seen[1] // MICROSECONDS - self.default_clock.now(), 0) + 3_600_000 if marks else 0
+        self._seen = 0, 0
 
         def attempt(seconds: float) -> Any:
             return self._link.script(_lua.RESET, self._key, Arguments((int(marks), keep)), seconds)
