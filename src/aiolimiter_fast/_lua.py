@@ -1,8 +1,8 @@
 """The decisions that Redis and Valkey make, in Lua. Every script has one key, and the server's clock.
 
 The log is a sorted set with one member per admitted call, whatever its weight. Its score is the server's time in
-microseconds; the member is `L1`, the format's version, then as doubles of the high byte first, which sort as numbers do,
-the units up to and with this call, its weight, the base and the birth of the log, and then the name of the item.
+microseconds; the member is `L1`, the format's version, then as doubles, high byte first, so that they sort as numbers:
+the units up to and with this call, its weight, the base and the birth of the log; and then the name of the item.
 
 Since each member carries the running count, the units in a rate's window are the last member's count less the count
 before the window's first member: one look-up per rate, however many calls the window holds. `base` is a count before

@@ -76,6 +76,7 @@ class RedisStateStore(StateStore):
         self._key = bytes_of("key", key)
         self._seen: tuple[int, int] = 0, 0
         self._tail: tuple[Any, tuple[Any, ...], bytes] = None, (), b""  # what seldom changes of the arguments
+        self._own = _lua.GCRA
         self._scripts: dict[str, _lua.Script] = {_lua.GCRA.source: _lua.GCRA}
 
     def _script(self, algorithm: StateAlgorithm) -> _lua.Script:
@@ -107,7 +108,7 @@ class RedisStateStore(StateStore):
     def _arguments(
         self, script: _lua.Script, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int
     ) -> Arguments:
-        own = script is _lua.GCRA
+        own = script is self._own
         key = self._seen, [(rate.limit, rate.interval, rate.burst) for rate in rates] if own else None
         if not own or self._tail[0] != key:
             values = self._keep(rates), len(rates), *algorithm.redis_args(rates)
