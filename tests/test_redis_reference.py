@@ -8,7 +8,7 @@ from typing import Any
 
 import pyrate_limiter
 import pytest
-from redis_subjects import Subject, fresh_key, subject
+from redis_subjects import Subject, fresh_key, now, subject
 
 from aiolimiter_fast import FixedWindow, Rate, RateItem, RedisBucket, RedisStateStore, StateBucket
 
@@ -44,7 +44,7 @@ def test_waits_are_those_of_the_reference(one: Subject) -> None:
     other = theirs(one, ours.bucket_key, (4, HOUR))
     for ago in (4000, 3000, 2000, 1000):
         assert put_theirs(other, ago=ago)
-    item, mirror = RateItem("x", ours.now(), 2), pyrate_limiter.RateItem("x", other.now(), 2)
+    item, mirror = RateItem("x", now(), 2), pyrate_limiter.RateItem("x", other.now(), 2)
     assert not ours.put(item)
     assert not other.put(mirror)
     assert abs(ours.waiting(item) + item.timestamp - other.waiting(mirror) - mirror.timestamp) <= 20
@@ -63,7 +63,9 @@ def test_a_weight_beyond_luas_unpack_is_one_member_per_permit(one: Subject) -> N
 def test_fixed_windows_are_shared_too(one: Subject) -> None:
     ours = one.bucket([Rate(3, HOUR)], algorithm=FixedWindow(), reference_format=True)
     other = theirs(one, ours.bucket_key, (3, HOUR), algorithm=pyrate_limiter.FixedWindow())
-    assert [one.put(ours), put_theirs(other), one.put(ours), one.put(ours), put_theirs(other)] == [True] * 3 + [False] * 2
+    assert [one.put(ours), put_theirs(other), one.put(ours), one.put(ours), put_theirs(other)] == [True] * 3 + [
+        False
+    ] * 2
 
 
 def test_data_of_the_reference_is_taken_over_once_and_counted_in_full(one: Subject) -> None:

@@ -6,6 +6,7 @@ A command is sent once: the clients' own retries, which may run a script twice, 
 from __future__ import annotations
 
 import inspect
+import os
 import select
 import sys
 import threading
@@ -177,14 +178,15 @@ class Link(_Base):
     """The link of a synchronous client. Threads may share it."""
 
     is_async = False
-    # Threads that wait for connections, and the seconds after which one is given up for lost.
-    MOST_CONNECTING = 4
+    # Threads that connect at once, and the seconds after which one is given up for lost.
+    MOST_CONNECTING = 32
     LOST = 5.0
 
     def __init__(self, client: Any, errors: Any) -> None:
         super().__init__(client, errors)
-        self._lock = threading.Lock()
-        self._connecting: dict[Any, list[float]] = {}
+        self._process = 0
+        self._freed = threading.Condition()
+        self._connecting: list[float] = []  # when each of them began
 
     def script(self, script: Script, key: bytes, arguments: Arguments, seconds: float) -> Any:
         """Run a script, sending its source only where the server does not know it."""
@@ -250,15 +252,19 @@ class Link(_Base):
         """A connection: at once where a live one is idle, else from a thread that can be given up."""
         if is_idle(pool):
             return self._getter(pool)()
-        now = time.monotonic()
-        with self._lock:
-            queue: SimpleQueue[Any]
-            started = self._connecting.setdefault(pool, [])
-            started[:] = [instant for instant in started if instant > now - self.LOST]
-            if len(started) >= self.MOST_CONNECTING:
-                raise self.package.ConnectionError("too many connections are being made already")
+        if self._process != os.getpid():  # threads, and the locks they hold, stay behind when a process forks
+            self._process, self._freed, self._connecting = os.getpid(), threading.Condition(), []
+        started = self._connecting
+        with self._freed:
+            while (now := time.monotonic()) < end:
+                started[:] = [instant for instant in started if instant > now - self.LOST]
+                if len(started) < self.MOST_CONNECTING:
+                    break
+                self._freed.wait(min(end - now, self.LOST))
+            else:
+                raise self.package.TimeoutError("no connection in time")
             started.append(now)
-        queue = SimpleQueue()
+        queue: SimpleQueue[Any] = SimpleQueue()
         state = threading.Lock()  # whoever takes it first decides what becomes of the connection
 
         def connect() -> None:
@@ -266,9 +272,10 @@ class Link(_Base):
                 made = self._getter(pool)()
             except BaseException as error:
                 made = error
-            with self._lock:
+            with self._freed:
                 if now in started:
                     started.remove(now)
+                self._freed.notify()
             if state.acquire(False):
                 queue.put(made)
             elif not isinstance(made, BaseException):
@@ -358,7 +365,11 @@ class AsyncLink(_Base):
         try:
             wire = self._wire(script, key, arguments, by_source)
             reader, writer = streams(connection)
-            if reader is None:
+            if writer is not None and is_readable(writer.get_extra_info("socket")):
+                await connection.disconnect(nowait=True)  # the loop has not seen yet that it is over
+                await connection.connect()
+                reader, writer = streams(connection)
+            if reader is None or writer is None:
                 await connection.send_packed_command([wire], check_health=False)
                 return await connection.read_response(disable_decoding=True)
             writer.write(wire)

@@ -165,13 +165,17 @@ class RedisStateStore(StateStore):
         state = algorithm.decode([value.decode() for value in stored])
         if not isinstance(algorithm, GCRA):
             return state
-        ahead = self.default_clock.now() * MICROSECONDS - server
+        ahead = self._now() * MICROSECONDS - server
         return tuple(arrival + ahead for arrival in state)
+
+    def _now(self) -> int:
+        now: Any = self.default_clock.now()
+        return int(now)
 
     def reset(self) -> Any:
         """Forget the state. For `on_state_loss`, this is no loss."""
         marks = self.outages.on_state_loss != "open"
-        keep = max(self._seen[1] // MICROSECONDS - self.default_clock.now(), 0) + 3_600_000 if marks else 0
+        keep = max(self._seen[1] // MICROSECONDS - self._now(), 0) + 3_600_000 if marks else 0
         self._seen = 0, 0
 
         def attempt(seconds: float) -> Any:
