@@ -264,6 +264,7 @@ class Proxy:
         self.cut = False
         self.connections = 0  # that were made so far
         self.port = 0
+        self.is_open = False
         self._links: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -283,6 +284,7 @@ class Proxy:
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+        self.is_open = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -344,6 +346,8 @@ class Proxy:
 
     def refuse(self) -> None:
         """Take no connections any more, and reset those there are; `accept` ends that."""
+
+        self.is_open = False
 
         async def shut() -> None:
             if self._server is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from aiolimiter_fast._version import __version__
 from aiolimiter_fast.compat import install
-from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
+from aiolimiter_fast.errors import AcquireTimeout, BackendUnavailable, LimiterError, LimitReached
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
@@ -34,6 +34,8 @@ if _TYPE_CHECKING:
         MultiprocessStateStore,
         PgQueries,
         PostgresBucket,
+        RedisBucket,
+        RedisStateStore,
         SQLiteBucket,
         SQLiteClock,
         SQLiteQueries,
@@ -52,7 +54,8 @@ _LAZY = {
     ),
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
-        "PostgresBucket", "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "StateBucket",
+        "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+        "StateBucket",
     ),
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
@@ -62,13 +65,14 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
-    "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "PgQueries", "PostgresBucket", "PostgresClock", "Rate", "RateItem",
-    "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm",
-    "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "dedicated_sqlite_clock_connection",
-    "id_generator", "install", "limiter_factory", "validate_rate_list",
+    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BackendUnavailable",
+    "BucketAsyncWrapper", "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket",
+    "InMemoryStateStore", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock",
+    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries", "PostgresBucket", "PostgresClock",
+    "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+    "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket",
+    "WallClock", "__version__", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory",
+    "validate_rate_list",
 ]  # fmt: skip
 
 

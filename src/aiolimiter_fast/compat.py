@@ -31,12 +31,15 @@ def _aiolimiter() -> Modules:
 
 def _pyrate_limiter() -> Modules:
     package = import_module("aiolimiter_fast")
-    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "install"}
+    own = {
+        "AcquireTimeout", "AsyncLimiter", "BackendUnavailable", "Counters", "LimitReached", "LimiterError", "install",
+    }  # fmt: skip
     names = [name for name in package.__all__ if name not in own]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
         "abstracts.wrappers", "buckets", "buckets.in_memory_bucket", "buckets.mp_bucket", "buckets.postgres",
-        "buckets.sqlite_bucket", "buckets.state_bucket", "clocks", "limiter", "limiter_factory", "utils",
+        "buckets.redis_bucket", "buckets.redis_state", "buckets.sqlite_bucket", "buckets.state_bucket", "clocks",
+        "limiter", "limiter_factory", "utils",
     )  # fmt: skip
     return {
         "pyrate_limiter": {**{name: getattr(package, name) for name in names}, "__all__": names},

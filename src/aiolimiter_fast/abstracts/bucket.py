@@ -94,6 +94,22 @@ class AbstractBucket(ABC):
         known = wait is not None and wait[0] == item.weight
         return Decision(self.failing_rate, wait[1] - item.timestamp if known and wait is not None else None)
 
+    def _note(self, item: RateItem, decision: Decision) -> Decision:
+        """Note a decision, also on its item: calls that overlap do not take each other's wait then."""
+        self.failing_rate = decision.failing_rate
+        wait = decision.retry_after_ms
+        self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
+        try:  # noqa: SIM105
+            item.noted = id(self), item.weight, item.timestamp, decision
+        except AttributeError:  # an item of the user's own may have no room for it
+            pass
+        return decision
+
+    def _noted(self, item: RateItem) -> tuple[int, Decision] | None:
+        """What was decided last about the item as it is, and at which time stamp it was."""
+        bucket, weight, timestamp, decision = getattr(item, "noted", None) or (0, 0, 0, None)
+        return (timestamp, decision) if bucket == id(self) and weight == item.weight and decision is not None else None
+
     def waiting(self, item: RateItem) -> int | Awaitable[int]:
         """Milliseconds from the item's time stamp until it would be admitted; -1 if it never can, 0 after an admission.
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from aiolimiter_fast.buckets.in_memory_bucket import InMemoryBucket
 from aiolimiter_fast.buckets.mp_bucket import MultiprocessBucket
+from aiolimiter_fast.buckets.redis_bucket import RedisBucket
+from aiolimiter_fast.buckets.redis_state import RedisStateStore
 from aiolimiter_fast.buckets.state_bucket import InMemoryStateStore, MultiprocessStateStore, StateBucket
 
 if _TYPE_CHECKING:
@@ -15,7 +17,7 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
-    "PostgresBucket", "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "StateBucket",
+    "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "StateBucket",
 ]  # fmt: skip
 
 # What is loaded when it is first asked for: its module, and its name there.

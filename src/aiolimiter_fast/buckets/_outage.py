@@ -78,7 +78,7 @@ class Outages:
 
         Raises BackendUnavailable where the policy says so.
         """
-        if self._is_down():
+        if self._down_until and self._is_down():
             return self._without(algorithm, rates, weight)
         try:
             decision = attempt(seconds_left(self.budget))
@@ -91,7 +91,7 @@ class Outages:
         self, algorithm: Algorithm, rates: Sequence[Rate], weight: int, attempt: Callable[[float], Awaitable[Decision]]
     ) -> Decision:
         """`decide` with a backend that is awaited, and cancelled when its seconds are over."""
-        if self._is_down():
+        if self._down_until and self._is_down():
             return self._without(algorithm, rates, weight)
         seconds = seconds_left(self.budget)
         try:
@@ -118,7 +118,7 @@ class Outages:
 
     def _is_down(self) -> bool:
         """Whether to spare the backend. When the pause is over one call tries; the others follow if it succeeds."""
-        if not self._down_until or self.on_backend_error == "raise":
+        if self.on_backend_error == "raise":
             return False
         now = time.monotonic()
         if now < self._down_until:
@@ -172,10 +172,7 @@ def _no_permit(share: float, rate: Rate) -> int:
 
 
 class BackendBucket(AbstractBucket):
-    """A bucket whose permits are kept elsewhere. A subclass has `_decide`, and `outages` from the start.
-
-    A decision is noted on its item, so that calls that overlap do not take each other's wait.
-    """
+    """A bucket whose permits are kept elsewhere. A subclass has `_decide`, and `outages` from the start."""
 
     needs_leak = False
     exact_wait = True
@@ -192,31 +189,20 @@ class BackendBucket(AbstractBucket):
 
         Raises BackendUnavailable by the policy for outages, ValueError for a negative weight.
         """
-        decision = self.put_decision(item)
-        return self._allowed_later(decision) if self.is_async else decision.allowed
+        return self._put_async(item) if self.is_async else self.put_decision(item).failing_rate is None
 
-    @staticmethod
-    async def _allowed_later(decision: Any) -> bool:
-        allowed: bool = (await decision).allowed
-        return allowed
+    async def _put_async(self, item: RateItem) -> bool:
+        return (await self._decided_async(item)).failing_rate is None
 
     def put_decision(self, item: RateItem) -> Any:
         """Put the item, and say what came of it; awaitable with an asynchronous client."""
-        if item.weight < 0:
-            raise ValueError(f"weight must be 0 or more, got {item.weight!r}")
-        return self._decided_async(item) if self.is_async else self._note(item, self._known(item) or self._ask(item))
-
-    def _known(self, item: RateItem) -> Decision | None:
-        """What needs no backend: no weight, and one that never fits."""
-        if item.weight == 0:
-            return ADMITTED
-        for rate in self._rates:
-            if item.weight > self._algorithm.max_weight(rate):
-                return Decision(rate)
-        return None
-
-    def _ask(self, item: RateItem) -> Decision:
-        return self.outages.decide(self._algorithm, self._rates, item.weight, partial(self._decide, item))
+        if self.is_async:
+            return self._decided_async(item)
+        decision = self._known(item)
+        if decision is None:
+            attempt = partial(self._decide, item)
+            decision = self.outages.decide(self._algorithm, self._rates, item.weight, attempt)
+        return self._note(item, decision)
 
     async def _decided_async(self, item: RateItem) -> Decision:
         decision = self._known(item)
@@ -225,20 +211,22 @@ class BackendBucket(AbstractBucket):
             decision = await self.outages.decide_async(self._algorithm, self._rates, item.weight, attempt)
         return self._note(item, decision)
 
-    def _note(self, item: RateItem, decision: Decision) -> Decision:
-        self.failing_rate = decision.failing_rate
-        wait = decision.retry_after_ms
-        self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
-        item.decided = self, decision, item.timestamp  # type: ignore[attr-defined]
-        return decision
+    def _known(self, item: RateItem) -> Decision | None:
+        """What needs no backend: no weight, and one that never fits."""
+        weight = item.weight
+        if weight < 0:
+            raise ValueError(f"weight must be 0 or more, got {weight!r}")
+        if weight == 0:
+            return ADMITTED
+        rate = self._rates[0]  # the smallest limit is the first
+        return Decision(rate) if weight > rate.limit else None
 
     def waiting(self, item: RateItem) -> Any:
         """Milliseconds from the item's time stamp until it would be admitted, as its last `put` was told; -1 never."""
-        bucket, decision, timestamp = getattr(item, "decided", (None, None, 0))
-        if bucket is not self or decision is None:
+        noted = self._noted(item)
+        if noted is None:
             return super().waiting(item)
+        timestamp, decision = noted
         if decision.allowed:
             return 0
-        if decision.retry_after_ms is None:
-            return -1
-        return max(decision.retry_after_ms + timestamp - item.timestamp, 0)
+        return -1 if decision.retry_after_ms is None else max(decision.retry_after_ms + timestamp - item.timestamp, 0)

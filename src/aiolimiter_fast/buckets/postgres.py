@@ -154,8 +154,8 @@ class PostgresBucket(BackendBucket):
         """The wall clock's time in milliseconds, of this machine. Decisions are made by the server's."""
         return Reading(time.time_ns() // NANOSECONDS)
 
-    def put_decision(self, item: RateItem) -> Any:
-        """Put the item, and say what came of it; awaitable with an asynchronous pool."""
+    def _known(self, item: RateItem) -> Decision | None:
+        """What needs no server; refuses what it could not store."""
         if not isinstance(item.weight, int):
             raise TypeError(f"weight must be a whole number, got {item.weight!r}")
         name = item.name
@@ -165,7 +165,7 @@ class PostgresBucket(BackendBucket):
             raise ValueError(f"name must have no NUL for PostgreSQL, got {name!r}")
         if not name.isascii():
             name.encode()  # raises UnicodeEncodeError, a ValueError
-        return super().put_decision(item)
+        return super()._known(item)
 
     def _decide(self, item: RateItem, seconds: float) -> Any:
         return self._asked(self._put, item, seconds)

@@ -257,7 +257,7 @@ class SQLiteBucket(BackendBucket):
             raise TypeError(f"weight must be a whole number, got {weight!r}")
         if not isinstance(item.name, str):
             raise TypeError(f"name must be a string, got {item.name!r}")
-        if weight <= 0 or outages._down_until or weight > self._rates[0].limit:
+        if weight <= 0 or outages._down_until or (weight > self._rates[0].limit and self._is_counting):
             decision: Decision = super().put_decision(item)
             return decision
         try:
