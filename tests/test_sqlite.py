@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -484,6 +487,17 @@ class TestForks:
 
             assert self.in_child(refused)
             assert puts(bucket, START, 3) == 2
+
+
+class TestExamples:
+    def test_those_of_the_page_and_of_the_docstring_run(self) -> None:
+        page = Path(__file__).parent.parent / "docs" / "backends-sql.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else "```python\n```\n"  # not beside a wheel
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        docstring = textwrap.dedent((inspect.getdoc(SQLiteBucket) or "").partition("Example:\n")[2])
+        assert len(blocks) == 1
+        for source in (*blocks, docstring):
+            exec(compile(source, str(page), "exec"), {})
 
 
 class TestFactories:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -375,9 +376,14 @@ class Watch:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    def forked(self) -> None:
+        """In a child: the thread has stayed behind."""
+        self._calls.clear()
+        self._lock, self._thread = threading.Lock(), None
+
     def begin(self, conn: Any, deadline: float) -> None:
         self._calls[conn] = deadline
-        if self._thread is None or not self._thread.is_alive():  # also after a fork
+        if self._thread is None:
             with self._lock:
                 self._thread = threading.Thread(target=self._run, name="aiolimiter_fast postgres", daemon=True)
                 self._thread.start()
@@ -390,11 +396,16 @@ class Watch:
 
     def _run(self) -> None:
         used = time.monotonic()
-        while self._calls or time.monotonic() < used + self.idle:
+        while True:
             time.sleep(self.tick)
             now = time.monotonic()
             if self._calls:
                 used = now
+            elif now > used + self.idle:
+                # A call that begins from here on starts another thread; one that has begun is seen below.
+                self._thread = None
+                if not self._calls:
+                    return
             for conn, deadline in list(self._calls.items()):
                 if deadline <= now:
                     with self._lock:
@@ -403,6 +414,8 @@ class Watch:
 
 
 watch = Watch()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watch.forked)
 
 
 def cut(conn: Any) -> None:

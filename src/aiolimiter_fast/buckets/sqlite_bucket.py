@@ -167,6 +167,7 @@ class SQLiteBucket(BackendBucket):
         self._database = _sqlite.Database(source)
         self.rates = rates
         self.lock: Any = self._database.mutex if lock is None else lock
+        self._is_plain = lock is None and not reference_format and type(self._algorithm) is SlidingWindowLog
         try:
             self.outages.ask(lambda _: self._run(lambda *_: None, None))
         except BackendUnavailable:
@@ -248,7 +249,51 @@ class SQLiteBucket(BackendBucket):
 
         Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
-        return self.put_decision(item).failing_rate is None
+        # What is plain is decided here at the least cost; whatever else there is, by `put_decision`.
+        database, log, weight, name = self._database, self._log, item.weight, item.name
+        execute, mutex = database.execute, database.mutex
+        if (
+            log is None
+            or execute is None
+            or not self._is_plain
+            or type(item.timestamp) is not Reading
+            or type(weight) is not int
+            or weight <= 0
+            or type(name) is not str
+            or self.outages._down_until
+            or time.monotonic() >= self._look_at
+            or not mutex.acquire(False)
+        ):
+            return self.put_decision(item).failing_rate is None
+        decision: Decision | None = ADMITTED
+        began = False
+        try:
+            execute("BEGIN IMMEDIATE")
+            began = True
+            terms = [self.now(), weight, name]
+            for rate in self._rates:
+                terms += rate.limit, rate.interval
+            if execute(log.enter, terms).rowcount != 1:
+                decision = self._put(execute, log, item)
+            elif self._scheduled:
+                self._puts += 1
+                if not self._puts % PRUNE_EVERY:
+                    log.prune(execute, self._bound(self.now()))
+            execute("COMMIT")
+        except BaseException as error:
+            if began:
+                database.rollback()
+            if not isinstance(error, sqlite3.DatabaseError):
+                raise
+            decision = None
+        finally:
+            mutex.release()
+        if decision is ADMITTED:
+            self.failing_rate = self._last_wait = None
+            if getattr(item, "noted", None) is not None:
+                item.noted = None
+            return True
+        return (self.put_decision(item) if decision is None else self._note(item, decision)).failing_rate is None
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
