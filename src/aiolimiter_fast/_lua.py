@@ -292,52 +292,60 @@ return {failing, wait * 1000, 0, 0, unpack(used)}
 # and burst of each rate; then, from stores that look for losses, what to do about one and birth and time last known.
 GCRA = Script(
     """
-local key, weight, keep, rates = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local key, weight, rates = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local after = 4 + 2 * rates
-local loss = tonumber(ARGV[after + 1] or 0)
-local names = {'birth'}
-for i = 1, rates do names[i + 1] = 'tat' .. i end
+local loss = tonumber(ARGV[after + 1] or -1)
+local names = {}
+for i = 1, rates do names[i] = 'tat' .. i end
+if loss > 0 then names[rates + 1] = 'birth' end
 local stored = redis.pcall('HMGET', key, unpack(names))
 if stored.err then return {-2} end
-local birth = tonumber(stored[1] or 0)
-local filled = false
+for i = 1, rates do
+    if weight > tonumber(ARGV[4 + 2 * i]) then return {i - 1, -1} end
+end
+local filled, birth = false, 0
 if loss > 0 then
+    birth = tonumber(stored[rates + 1] or 0)
     local known = tonumber(ARGV[after + 2])
     if known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[after + 3]) > now then
         if loss == 2 then return {-3} end
         filled = true
-        birth = -now
     end
 end
 local failing, wait, following, ending = -1, 0, {}, 0
 for i = 1, rates do
-    local emission, burst = tonumber(ARGV[3 + 2 * i]), tonumber(ARGV[4 + 2 * i])
-    local arrival = 0
-    if stored[i + 1] then
-        arrival = tonumber(stored[i + 1])
-        if not arrival then return {-2} end
-    end
-    if filled or arrival > now + 2 * burst * emission then arrival = now + burst * emission end
+    local emission, arrival = tonumber(ARGV[3 + 2 * i]), tonumber(stored[i] or 0)
+    if not arrival then return {-2} end
+    local most = now + emission * ARGV[4 + 2 * i]
+    if filled or arrival - most > most - now then arrival = most end
     if arrival < now then arrival = now end
-    if filled then redis.call('HSET', key, names[i + 1], arrival) end
-    if weight > burst then return {i - 1, -1} end
-    local early = arrival + weight * emission - burst * emission - now
-    if early > 0 then
+    local next = arrival + weight * emission
+    if next > most then
         if failing < 0 then failing = i - 1 end
-        if early > wait then wait = early end
+        if next - most > wait then wait = next - most end
     end
-    following[2 * i - 1] = names[i + 1]
-    following[2 * i] = arrival + weight * emission
-    ending = math.max(ending, arrival + weight * emission)
+    following[2 * i - 1] = names[i]
+    following[2 * i] = filled and arrival or next
+    if next > ending then ending = next end
 end
-if failing < 0 then redis.call('HSET', key, unpack(following)) end
-if failing < 0 or filled then
-    if birth == 0 then birth = now end
-    if loss > 0 then redis.call('HSET', key, 'birth', birth) end
+if filled then
+    birth = -now
+elseif birth == 0 then
+    birth = now
 end
-if failing < 0 or filled or redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, keep) end
+if filled or failing < 0 then
+    if loss > 0 then
+        following[2 * rates + 1] = 'birth'
+        following[2 * rates + 2] = birth
+    end
+    redis.call('HSET', key, unpack(following))
+    redis.call('PEXPIRE', key, ARGV[3])
+    if loss == 0 then return 0 end
+elseif redis.call('PTTL', key) == -1 then
+    redis.call('PEXPIRE', key, ARGV[3])
+end
 return {failing, math.ceil(wait / 1000), birth, ending}
 """
 )

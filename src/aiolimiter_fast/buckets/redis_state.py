@@ -127,6 +127,8 @@ class RedisStateStore(StateStore):
         return self._read(rates, await answer)
 
     def _read(self, rates: Sequence[Rate], answer: Any) -> Decision:
+        if answer == 0:
+            return ADMITTED
         failing = int(answer[0])
         if failing == FOREIGN:
             raise ValueError(foreign(self.key))
