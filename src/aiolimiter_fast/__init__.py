@@ -32,13 +32,18 @@ if _TYPE_CHECKING:
         InMemoryStateStore,
         MultiprocessBucket,
         MultiprocessStateStore,
+        PgQueries,
+        PostgresBucket,
         RedisBucket,
         RedisStateStore,
+        SQLiteBucket,
+        SQLiteClock,
+        SQLiteQueries,
         StateBucket,
     )
-    from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
+    from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, PostgresClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
-    from aiolimiter_fast.utils import id_generator, validate_rate_list
+    from aiolimiter_fast.utils import dedicated_sqlite_clock_connection, id_generator, validate_rate_list
 
 # What is loaded when it is first asked for, by module: those who only want AsyncLimiter do not pay for it.
 _LAZY = {
@@ -48,13 +53,14 @@ _LAZY = {
         "TokenBucket",
     ),
     "buckets": (
-        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "RedisBucket",
-        "RedisStateStore", "StateBucket",
+        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
+        "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+        "StateBucket",
     ),
-    "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
+    "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
-    "utils": ("id_generator", "validate_rate_list"),
+    "utils": ("dedicated_sqlite_clock_connection", "id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
@@ -62,9 +68,11 @@ __all__ = [
     "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BackendUnavailable",
     "BucketAsyncWrapper", "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket",
     "InMemoryStateStore", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock",
-    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "RedisBucket",
-    "RedisStateStore", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore",
-    "TokenBucket", "WallClock", "__version__", "id_generator", "install", "limiter_factory", "validate_rate_list",
+    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries", "PostgresBucket", "PostgresClock",
+    "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+    "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket",
+    "WallClock", "__version__", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory",
+    "validate_rate_list",
 ]  # fmt: skip
 
 
