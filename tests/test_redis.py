@@ -99,7 +99,7 @@ def test_any_key_is_a_key(on: Subject, key: str) -> None:
     bucket = on.bucket([Rate(5, HOUR)], key)
     assert on.put(bucket)
     assert on.raw.zcard(key) == 1
-    assert on.run(bucket.flush()) == 1
+    on.run(bucket.flush())
     assert not on.raw.exists(key)
 
 
@@ -119,8 +119,8 @@ def test_units_are_peeked_at_from_both_ends(on: Subject) -> None:
         assert on.put(bucket, weight, name)
     newest = [on.run(bucket.peek(index)) for index in range(7)]
     assert [item and item.name for item in newest] == ["c", "c", "b", "b", "b", "a", None]
-    oldest = [on.run(bucket.peek(index)) for index in (-1, -2, -4, -5, -6)]
-    assert [item and item.name for item in oldest] == ["a", "b", "b", "c", None]
+    oldest = [on.run(bucket.peek(index)) for index in (-1, -2, -4, -5, -6, -7)]
+    assert [item and item.name for item in oldest] == ["a", "b", "b", "c", "c", None]
 
 
 def test_a_lost_script_is_sent_again(on: Subject) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["GCRA", "LOG", "LOOK", "REFERENCE", "RESET", "STATE", "Script"]
+__all__ = ["GCRA", "LOG", "LOOK", "LOOK_REFERENCE", "REFERENCE", "RESET", "STATE", "Script"]
 
 
 class Script:
@@ -158,7 +158,7 @@ if loss > 0 and known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[6
     ending = now
     wrote = true
 end
-local failing, wait, used = 0, 0, {}
+local failing, wait, most, used = 0, 0, 0, {}
 for i = 1, rates do
     local limit, interval = tonumber(ARGV[5 + 2 * i]), tonumber(ARGV[6 + 2 * i])
     local start = now - interval
@@ -169,6 +169,7 @@ for i = 1, rates do
         head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'LIMIT', 0, 1)[1]
         local count, units = struct.unpack('>dd', head, 3)
         used[i] = total - count + units
+        if used[i] > most then most = used[i] end
     end
     if limit - used[i] < weight then
         if failing == 0 then failing = i end
@@ -186,7 +187,7 @@ if failing == 0 and weight > 0 and loss >= 0 then
         redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     end
     if birth == 0 then birth = now end
-    redis.call('ZADD', key, now, member(total + weight, weight, total - used[rates], birth, ARGV[2]))
+    redis.call('ZADD', key, now, member(total + weight, weight, total - most, birth, ARGV[2]))
     ending = now
     wrote = true
 end
@@ -237,7 +238,7 @@ if what == 'leak' then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     return gone - before
 end
-if math.abs(index) >= total - before then return {0} end
+if math.abs(index) >= total - before + (index < 0 and 1 or 0) then return {0} end
 local time, found = find(index < 0 and before - index or total - index, 0)
 local _, weight = read(found, time)
 return {1, string.sub(found, 35), time, weight}
@@ -284,6 +285,26 @@ if failing == 0 and weight > 0 and ARGV[4] == '0' then
     end
 end
 return {failing, wait * 1000, 0, 0, unpack(used)}
+"""
+)
+
+# The same of the reference format. ARGV: as for LOOK.
+LOOK_REFERENCE = Script(
+    """
+local key, what, longest, index = KEYS[1], ARGV[1], tonumber(ARGV[2]) / 1000, tonumber(ARGV[3])
+if what == 'flush' then return redis.call('DEL', key) end
+local clock = redis.call('TIME')
+local start = clock[1] * 1000 + math.floor(clock[2] / 1000) - longest
+local units = redis.pcall('ZCARD', key)
+if type(units) == 'table' then return {-2} end
+if what == 'count' then return redis.call('ZCOUNT', key, start, '+inf') end
+if what == 'leak' then return redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', start)) end
+if math.abs(index) >= units + (index < 0 and 1 or 0) then return {0} end
+local place = -1 - index
+local found = redis.call('ZRANGE', key, place, place, 'WITHSCORES')
+local name = string.match(found[1], '^(.*):%x+:%d+$')
+if not name then return {-2} end
+return {1, name, found[2] * 1000, 1}
 """
 )
 

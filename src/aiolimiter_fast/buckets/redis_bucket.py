@@ -175,12 +175,11 @@ class RedisBucket(BackendBucket):
         return answer
 
     def _look(self, what: str, last: int = 0) -> Any:
-        if self.reference_format and what != "flush":
-            raise NotImplementedError(f"{what}() is not there for reference_format")
+        script = _lua.LOOK_REFERENCE if self.reference_format else _lua.LOOK
         arguments = Arguments((what, self._rates[-1].interval * MICROSECONDS, last))
 
         def attempt(seconds: float) -> Any:
-            return self._link.script(_lua.LOOK, self._key, arguments, seconds)
+            return self._link.script(script, self._key, arguments, seconds)
 
         return self.outages.ask_async(attempt) if self.is_async else self.outages.ask(attempt)
 
@@ -208,13 +207,13 @@ class RedisBucket(BackendBucket):
         if self._checked(answer)[0] == 0:
             return None
         name, time, weight = answer[1:]
-        return RateItem(name.decode(), time // MICROSECONDS, weight)
+        return RateItem(name.decode(), int(time) // MICROSECONDS, weight)
 
     def flush(self) -> Any:
-        """Delete the key; return how many there were, 0 or 1. For `on_state_loss`, this is no loss."""
+        """Forget everything; awaitable with an asynchronous client. For `on_state_loss`, this is no loss."""
         self.failing_rate = self._last_wait = None
         self._seen = 0, 0
-        return self._look("flush", int(self._loss != 0))
+        return self._then(self._look("flush", int(self._loss != 0)), lambda _: None)
 
     @staticmethod
     def _then(answer: Any, read: Any) -> Any:
