@@ -149,7 +149,8 @@ class RedisStateStore(StateStore):
         def attempt(seconds: float) -> Any:
             return self._link.script(_lua.STATE, self._key, Arguments(fields), seconds)
 
-        state = partial(self._state, algorithm, rates)
+        # The time before the question is asked: what is owed is told too low by the way there, not too high.
+        state = partial(self._state, algorithm, rates, self._now())
         if not self.is_async:
             return state(self.outages.ask(attempt))
         return self._state_later(state, self.outages.ask_async(attempt))
@@ -158,7 +159,7 @@ class RedisStateStore(StateStore):
     async def _state_later(state: Any, answer: Awaitable[Any]) -> Any:
         return state(await answer)
 
-    def _state(self, algorithm: StateAlgorithm, rates: Sequence[Rate], answer: Any) -> State:
+    def _state(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, answer: Any) -> State:
         if answer[0] == FOREIGN:
             raise ValueError(foreign(self.key))
         _, server, stored = answer
@@ -167,7 +168,7 @@ class RedisStateStore(StateStore):
         state = algorithm.decode([value.decode() for value in stored])
         if not isinstance(algorithm, GCRA):
             return state
-        ahead = self._now() * MICROSECONDS - server
+        ahead = now * MICROSECONDS - server
         return tuple(arrival + ahead for arrival in state)
 
     def _now(self) -> int:
