@@ -14,8 +14,8 @@ The key expires when the longest interval has passed since the last admission, o
 expiry is set anew in each eighth.
 
 A decision is answered by 0 where it is admitted and the client does not mind losses, else by an array: the number of
-the rate that refuses (0 none, -2 a foreign format, -3 the log was lost), microseconds to wait, birth, time of the last
-call, and the units in each window.
+the rate that refuses, microseconds to wait, birth, time of the last call, and the units in each window. In place of the
+number: 0 none refuses, -2 a foreign format, -3 the log was lost, -4 our format where the reference's was meant.
 """
 
 from __future__ import annotations
@@ -256,7 +256,9 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local weight = tonumber(ARGV[1])
 local longest = tonumber(ARGV[#ARGV]) / 1000
 local last = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
-if last.err or (last[2] and (tonumber(last[2]) >= 1e14 or not string.find(last[1], ':%x+:%d+$'))) then return {-2} end
+if last.err then return {-2} end
+if last[2] and tonumber(last[2]) >= 1e14 and string.sub(last[1], 1, 2) == 'L1' then return {-4} end
+if last[2] and not string.find(last[1], ':%x+:%d+$') then return {-2} end
 local failing, wait, used = 0, 0, {}
 for i = 1, (#ARGV - 6) / 2 do
     local limit, interval = tonumber(ARGV[5 + 2 * i]), tonumber(ARGV[6 + 2 * i]) / 1000
@@ -297,6 +299,8 @@ local clock = redis.call('TIME')
 local start = clock[1] * 1000 + math.floor(clock[2] / 1000) - longest
 local units = redis.pcall('ZCARD', key)
 if type(units) == 'table' then return {-2} end
+local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+if last[2] and tonumber(last[2]) >= 1e14 and string.sub(last[1], 1, 2) == 'L1' then return {-4} end
 if what == 'count' then return redis.call('ZCOUNT', key, start, '+inf') end
 if what == 'leak' then return redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', start)) end
 if math.abs(index) >= units + (index < 0 and 1 or 0) then return {0} end

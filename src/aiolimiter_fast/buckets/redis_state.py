@@ -110,12 +110,13 @@ class RedisStateStore(StateStore):
     ) -> Arguments:
         own = script is self._own
         key = self._seen, [(rate.limit, rate.interval, rate.burst) for rate in rates] if own else None
-        if not own or self._tail[0] != key:
+        tail = self._tail  # other threads may change it meanwhile
+        if not own or tail[0] != key:
             values = self._keep(rates), len(rates), *algorithm.redis_args(rates)
             if own:
                 values += (LOSS[self.outages.on_state_loss], *self._seen)
-            self._tail = key, values, packed(*values)
-        _, values, wire = self._tail
+            self._tail = tail = key, values, packed(*values)
+        _, values, wire = tail
         instant = 0 if own else now
         return Arguments((instant, weight, *values), packed(instant, weight) + wire)
 
