@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster as AsyncCluster
 from redis.cluster import RedisCluster as SyncCluster
+from servers import close_cluster_client
 
 from aiolimiter_fast import RateItem, RedisBucket, WallClock, _lua
 
@@ -52,9 +53,19 @@ class Subject:
         return admitted
 
     def close(self) -> None:
-        self.run(self.client.aclose() if self.is_async else self.client.close())
-        self.raw.close()
+        if self.is_async:
+            self.run(self.client.aclose())
+        else:
+            close(self.client)
+        close(self.raw)
         self.loop.close()
+
+
+def close(client: Any) -> None:
+    if isinstance(client, SyncCluster):
+        close_cluster_client(client)
+    else:
+        client.close()
 
 
 @contextmanager

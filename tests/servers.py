@@ -31,11 +31,15 @@ HOST = "127.0.0.1"
 PATIENCE = 30.0  # seconds for a server to start
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(offset: int = 0) -> int:
+    """A port of which also the one that is `offset` higher is free: nodes of a Redis cluster talk on that one."""
+    while True:
+        with socket.socket() as probe, socket.socket() as higher:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                higher.bind((HOST, port + offset if offset else 0))
+                return port
 
 
 def wheel_folder(package: str) -> Path:
@@ -136,7 +140,10 @@ class RedisServer(Server):
 
     def command(self) -> list[str]:
         settings = {"port": str(self.port), "bind": HOST, "save": "", "dir": str(self.folder), **self.settings}
-        return [redis_binary(), *(part for name, value in settings.items() for part in (f"--{name}", value))]
+        return [
+            redis_binary(),
+            *(part for name, value in settings.items() for part in (f"--{name}", *(value.split() or [""]))),
+        ]
 
     def call(self, *words: str) -> bytes:
         """One command on a connection of its own, and the beginning of its answer as it comes."""
@@ -156,6 +163,8 @@ class RedisCluster:
     def __init__(self) -> None:
         node = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
         self.nodes = [RedisServer(**node) for _ in range(3)]
+        for each in self.nodes:
+            each.port = free_port(10_000)
 
     @property
     def url(self) -> str:
@@ -163,15 +172,14 @@ class RedisCluster:
 
     def __enter__(self) -> Self:
         for node in self.nodes:
-            node.settings["cluster-port"] = str(free_port())
             node.start()
         edges = [0, 5461, 10923, 16384]
         for index, node in enumerate(self.nodes):
-            node.call("CLUSTER", "ADDSLOTSRANGE", str(edges[index]), str(edges[index + 1] - 1))
+            node.call("CLUSTER", "ADDSLOTS", *map(str, range(edges[index], edges[index + 1])))
             node.call("CLUSTER", "SET-CONFIG-EPOCH", str(index + 1))
         for node in self.nodes[1:]:
             first = self.nodes[0]
-            node.call("CLUSTER", "MEET", HOST, str(first.port), first.settings["cluster-port"])
+            node.call("CLUSTER", "MEET", HOST, str(first.port))
         wait_until(lambda: all(map(self._knows_all, self.nodes)), "the meeting of the cluster")
         return self
 
@@ -186,6 +194,14 @@ class RedisCluster:
     def __exit__(self, *exc: object) -> None:
         for node in self.nodes:
             node.close()
+
+
+def close_cluster_client(client: Any) -> None:
+    """Close a synchronous RedisCluster with its connections, of which its own `close` leaves some open."""
+    for node in client.get_nodes():
+        if node.redis_connection is not None:
+            node.redis_connection.connection_pool.disconnect()
+    client.close()
 
 
 class PostgresServer(Server):

@@ -251,7 +251,7 @@ async def test_a_cancelled_decision_leaves_no_answer_for_the_next(link: Proxy, s
         await call
     link.stalled = False
     assert await bucket.count() == 1
-    assert await bucket.flush() == 1
+    await bucket.flush()
     assert await bucket.put(RateItem("x", 0)) is True
     await client.aclose()
 

@@ -120,11 +120,16 @@ def test_what_is_neither_format_is_refused_and_left_alone(one: Subject, referenc
     assert one.raw.zcard(key) == 1
 
 
-def test_our_own_format_is_refused_where_the_reference_format_is_asked_for(one: Subject) -> None:
-    ours = one.bucket([Rate(2, 1000)])
-    assert one.put(ours)
-    with pytest.raises(ValueError, match="holds something else"):
-        one.put(one.bucket([Rate(2, 1000)], ours.bucket_key, reference_format=True))
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_who_still_has_the_option_follows_when_others_go_over(redis_url: str, kind: str) -> None:
+    with subject(kind, redis_url) as on:
+        before = on.bucket([Rate(5, HOUR)], reference_format=True)
+        after = on.bucket([Rate(5, HOUR)], before.bucket_key)
+        answers = [on.put(bucket) for bucket in (before, after, before, after, before, after, before)]
+        assert answers == [True] * 5 + [False] * 2
+        assert on.run(before.count()) == on.run(after.count()) == 5
+        assert on.run(before.peek(0)).name == "x"
+        assert on.raw.zrange(before.bucket_key, 0, 0)[0].startswith(b"L1")
 
 
 def test_states_are_shared_with_the_reference(one: Subject) -> None:

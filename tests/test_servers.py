@@ -8,7 +8,7 @@ import time
 import psycopg
 import pytest
 import redis
-from servers import HOST, PostgresServer, Proxy, RedisCluster, RedisServer
+from servers import HOST, PostgresServer, Proxy, RedisCluster, RedisServer, close_cluster_client
 
 
 def test_redis_answers(redis_url: str) -> None:
@@ -35,7 +35,7 @@ def test_postgres_comes_back_with_its_data_after_a_kill(postgres_server: Postgre
 def test_a_redis_cluster_finds_each_key(redis_cluster: RedisCluster) -> None:
     client = redis.RedisCluster.from_url(redis_cluster.url)
     assert all(client.set(f"key{number}", number) for number in range(30))
-    client.close()
+    close_cluster_client(client)
 
 
 def test_the_link_delays_cuts_stalls_refuses_and_mends(redis_server: RedisServer) -> None:

@@ -14,15 +14,15 @@ The key expires when the longest interval has passed since the last admission, o
 expiry is set anew in each eighth.
 
 A decision is answered by 0 where it is admitted and the client does not mind losses, else by an array: the number of
-the rate that refuses (0 none, -2 a foreign format, -3 the log was lost), microseconds to wait, birth, time of the last
-call, and the units in each window.
+the rate that refuses, microseconds to wait, birth, time of the last call, and the units in each window. In place of the
+number: 0 none refuses, -2 a foreign format, -3 the log was lost, -4 our format where the reference's was meant.
 """
 
 from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["GCRA", "LOG", "LOOK", "REFERENCE", "RESET", "STATE", "Script"]
+__all__ = ["GCRA", "LOG", "LOOK", "LOOK_REFERENCE", "REFERENCE", "RESET", "STATE", "Script"]
 
 
 class Script:
@@ -158,7 +158,7 @@ if loss > 0 and known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[6
     ending = now
     wrote = true
 end
-local failing, wait, used = 0, 0, {}
+local failing, wait, most, used = 0, 0, 0, {}
 for i = 1, rates do
     local limit, interval = tonumber(ARGV[5 + 2 * i]), tonumber(ARGV[6 + 2 * i])
     local start = now - interval
@@ -169,6 +169,7 @@ for i = 1, rates do
         head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'LIMIT', 0, 1)[1]
         local count, units = struct.unpack('>dd', head, 3)
         used[i] = total - count + units
+        if used[i] > most then most = used[i] end
     end
     if limit - used[i] < weight then
         if failing == 0 then failing = i end
@@ -186,7 +187,7 @@ if failing == 0 and weight > 0 and loss >= 0 then
         redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     end
     if birth == 0 then birth = now end
-    redis.call('ZADD', key, now, member(total + weight, weight, total - used[rates], birth, ARGV[2]))
+    redis.call('ZADD', key, now, member(total + weight, weight, total - most, birth, ARGV[2]))
     ending = now
     wrote = true
 end
@@ -237,7 +238,7 @@ if what == 'leak' then
     redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
     return gone - before
 end
-if math.abs(index) >= total - before then return {0} end
+if math.abs(index) >= total - before + (index < 0 and 1 or 0) then return {0} end
 local time, found = find(index < 0 and before - index or total - index, 0)
 local _, weight = read(found, time)
 return {1, string.sub(found, 35), time, weight}
@@ -255,7 +256,9 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local weight = tonumber(ARGV[1])
 local longest = tonumber(ARGV[#ARGV]) / 1000
 local last = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
-if last.err or (last[2] and (tonumber(last[2]) >= 1e14 or not string.find(last[1], ':%x+:%d+$'))) then return {-2} end
+if last.err then return {-2} end
+if last[2] and tonumber(last[2]) >= 1e14 and string.sub(last[1], 1, 2) == 'L1' then return {-4} end
+if last[2] and not string.find(last[1], ':%x+:%d+$') then return {-2} end
 local failing, wait, used = 0, 0, {}
 for i = 1, (#ARGV - 6) / 2 do
     local limit, interval = tonumber(ARGV[5 + 2 * i]), tonumber(ARGV[6 + 2 * i]) / 1000
@@ -287,57 +290,87 @@ return {failing, wait * 1000, 0, 0, unpack(used)}
 """
 )
 
+# The same of the reference format. ARGV: as for LOOK.
+LOOK_REFERENCE = Script(
+    """
+local key, what, longest, index = KEYS[1], ARGV[1], tonumber(ARGV[2]) / 1000, tonumber(ARGV[3])
+if what == 'flush' then return redis.call('DEL', key) end
+local clock = redis.call('TIME')
+local start = clock[1] * 1000 + math.floor(clock[2] / 1000) - longest
+local units = redis.pcall('ZCARD', key)
+if type(units) == 'table' then return {-2} end
+local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+if last[2] and tonumber(last[2]) >= 1e14 and string.sub(last[1], 1, 2) == 'L1' then return {-4} end
+if what == 'count' then return redis.call('ZCOUNT', key, start, '+inf') end
+if what == 'leak' then return redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', start)) end
+if math.abs(index) >= units + (index < 0 and 1 or 0) then return {0} end
+local place = -1 - index
+local found = redis.call('ZRANGE', key, place, place, 'WITHSCORES')
+local name = string.match(found[1], '^(.*):%x+:%d+$')
+if not name then return {-2} end
+return {1, name, found[2] * 1000, 1}
+"""
+)
+
 # GCRA: a hash with the theoretical arrival times, tat1 and so on, in microseconds, as in the reference library.
 # ARGV: the client's time (not used), weight, milliseconds to keep the state, number of rates; emission in microseconds
 # and burst of each rate; then, from stores that look for losses, what to do about one and birth and time last known.
 GCRA = Script(
     """
-local key, weight, keep, rates = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local key, weight, rates = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local after = 4 + 2 * rates
-local loss = tonumber(ARGV[after + 1] or 0)
-local names = {'birth'}
-for i = 1, rates do names[i + 1] = 'tat' .. i end
+local loss = tonumber(ARGV[after + 1] or -1)
+local names = {}
+for i = 1, rates do names[i] = 'tat' .. i end
+if loss > 0 then names[rates + 1] = 'birth' end
 local stored = redis.pcall('HMGET', key, unpack(names))
 if stored.err then return {-2} end
-local birth = tonumber(stored[1] or 0)
-local filled = false
+for i = 1, rates do
+    if weight > tonumber(ARGV[4 + 2 * i]) then return {i - 1, -1} end
+end
+local filled, birth = false, 0
 if loss > 0 then
+    birth = tonumber(stored[rates + 1] or 0)
     local known = tonumber(ARGV[after + 2])
     if known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[after + 3]) > now then
         if loss == 2 then return {-3} end
         filled = true
-        birth = -now
     end
 end
 local failing, wait, following, ending = -1, 0, {}, 0
 for i = 1, rates do
-    local emission, burst = tonumber(ARGV[3 + 2 * i]), tonumber(ARGV[4 + 2 * i])
-    local arrival = 0
-    if stored[i + 1] then
-        arrival = tonumber(stored[i + 1])
-        if not arrival then return {-2} end
-    end
-    if filled or arrival > now + 2 * burst * emission then arrival = now + burst * emission end
+    local emission, arrival = tonumber(ARGV[3 + 2 * i]), tonumber(stored[i] or 0)
+    if not arrival then return {-2} end
+    local most = now + emission * ARGV[4 + 2 * i]
+    if filled or arrival - most > most - now then arrival = most end
     if arrival < now then arrival = now end
-    if filled then redis.call('HSET', key, names[i + 1], arrival) end
-    if weight > burst then return {i - 1, -1} end
-    local early = arrival + weight * emission - burst * emission - now
-    if early > 0 then
+    local next = arrival + weight * emission
+    if next > most then
         if failing < 0 then failing = i - 1 end
-        if early > wait then wait = early end
+        if next - most > wait then wait = next - most end
     end
-    following[2 * i - 1] = names[i + 1]
-    following[2 * i] = arrival + weight * emission
-    ending = math.max(ending, arrival + weight * emission)
+    following[2 * i - 1] = names[i]
+    following[2 * i] = filled and arrival or next
+    if next > ending then ending = next end
 end
-if failing < 0 then redis.call('HSET', key, unpack(following)) end
-if failing < 0 or filled then
-    if birth == 0 then birth = now end
-    if loss > 0 then redis.call('HSET', key, 'birth', birth) end
+if filled then
+    birth = -now
+elseif birth == 0 then
+    birth = now
 end
-if failing < 0 or filled or redis.call('PTTL', key) == -1 then redis.call('PEXPIRE', key, keep) end
+if filled or failing < 0 then
+    if loss > 0 then
+        following[2 * rates + 1] = 'birth'
+        following[2 * rates + 2] = birth
+    end
+    redis.call('HSET', key, unpack(following))
+    redis.call('PEXPIRE', key, ARGV[3])
+    if loss == 0 then return 0 end
+elseif redis.call('PTTL', key) == -1 then
+    redis.call('PEXPIRE', key, ARGV[3])
+end
 return {failing, math.ceil(wait / 1000), birth, ending}
 """
 )

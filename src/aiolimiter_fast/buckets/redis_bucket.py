@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiolimiter_fast import _lua
@@ -27,6 +27,7 @@ MOST = 1 << 50
 LONGEST_NAME = 1 << 16
 LOSS = {"open": 0, "closed": 1, "raise": 2}
 FOREIGN, LOST = -2, -3
+OURS = [-4]
 
 
 class LuaScript:
@@ -99,7 +100,7 @@ class RedisBucket(BackendBucket):
         self.reference_format = reference_format
         self._link = link
         self._key = bytes_of("bucket_key", bucket_key)
-        self._script = _lua.REFERENCE if reference_format else _lua.LOG
+        self._log = _lua.LOG
         self._loss = LOSS[on_state_loss]
         self._tail: tuple[Any, Any, bytes] = None, (), b""  # what seldom changes of the arguments
         self._seen: tuple[int, int] = 0, 0  # birth and last time of the log, where losses matter
@@ -138,22 +139,44 @@ class RedisBucket(BackendBucket):
     def _arguments(self, weight: int, name: bytes, loss: int) -> Arguments:
         terms = [term for rate in self._rates for term in (rate.limit, rate.interval)]
         key = loss, self._seen, terms
-        if self._tail[0] != key:
+        tail = self._tail  # other threads may change it meanwhile
+        if tail[0] != key:
             fixed = type(self._algorithm) is FixedWindow
             scaled = [term * MICROSECONDS if index % 2 else int(term) for index, term in enumerate(terms)]
             values: tuple[Any, ...] = int(fixed), loss, *self._seen, *scaled
-            self._tail = key, values, packed(*values)
-        _, values, wire = self._tail
+            self._tail = tail = key, values, packed(*values)
+        _, values, wire = tail
         return Arguments((weight, name, *values), packed(weight, name) + wire)
 
     def _decide(self, item: RateItem, seconds: float) -> Any:
         if not isinstance(item.weight, int):
             raise TypeError(f"weight must be a whole number, got {item.weight!r}")
         name = bytes_of("name", str(item.name))
-        if self.reference_format:
-            name += b":%b:" % os.urandom(5).hex().encode()
-        answer = self._link.script(self._script, self._key, self._arguments(item.weight, name, self._loss), seconds)
+        answer = self._run(self._log, lambda name: self._arguments(item.weight, name, self._loss), name, seconds)
         return self._read_later(answer) if self.is_async else self._read(answer)
+
+    def _run(self, script: _lua.Script, arguments: Callable[[bytes], Arguments], name: bytes, seconds: float) -> Any:
+        """Run a script; where the reference format is asked for, its counterpart, unless the key is ours already."""
+        if not self.reference_format:
+            return self._link.script(script, self._key, arguments(name), seconds)
+        other = _lua.REFERENCE if script is self._log else _lua.LOOK_REFERENCE
+        digits = b":%b:" % os.urandom(5).hex().encode()
+        if self.is_async:
+            return self._run_async(other, script, arguments, name, digits, seconds)
+        answer = self._link.script(other, self._key, arguments(name + digits), seconds)
+        return answer if answer != OURS else self._link.script(script, self._key, arguments(name), seconds)
+
+    async def _run_async(
+        self,
+        other: _lua.Script,
+        script: _lua.Script,
+        arguments: Callable[[bytes], Arguments],
+        name: bytes,
+        digits: bytes,
+        seconds: float,
+    ) -> Any:
+        answer = await self._link.script(other, self._key, arguments(name + digits), seconds)
+        return answer if answer != OURS else await self._link.script(script, self._key, arguments(name), seconds)
 
     async def _read_later(self, answer: Awaitable[Any]) -> Decision:
         return self._read(await answer)
@@ -175,12 +198,10 @@ class RedisBucket(BackendBucket):
         return answer
 
     def _look(self, what: str, last: int = 0) -> Any:
-        if self.reference_format and what != "flush":
-            raise NotImplementedError(f"{what}() is not there for reference_format")
         arguments = Arguments((what, self._rates[-1].interval * MICROSECONDS, last))
 
         def attempt(seconds: float) -> Any:
-            return self._link.script(_lua.LOOK, self._key, arguments, seconds)
+            return self._run(_lua.LOOK, lambda _: arguments, b"", seconds)
 
         return self.outages.ask_async(attempt) if self.is_async else self.outages.ask(attempt)
 
@@ -208,13 +229,13 @@ class RedisBucket(BackendBucket):
         if self._checked(answer)[0] == 0:
             return None
         name, time, weight = answer[1:]
-        return RateItem(name.decode(), time // MICROSECONDS, weight)
+        return RateItem(name.decode(), int(time) // MICROSECONDS, weight)
 
     def flush(self) -> Any:
-        """Delete the key; return how many there were, 0 or 1. For `on_state_loss`, this is no loss."""
+        """Forget everything; awaitable with an asynchronous client. For `on_state_loss`, this is no loss."""
         self.failing_rate = self._last_wait = None
         self._seen = 0, 0
-        return self._look("flush", int(self._loss != 0))
+        return self._then(self._look("flush", int(self._loss != 0)), lambda _: None)
 
     @staticmethod
     def _then(answer: Any, read: Any) -> Any:
@@ -239,7 +260,7 @@ class RedisBucket(BackendBucket):
             raise NotImplementedError("an asynchronous client cannot be asked from synchronous code")
 
         def attempt(seconds: float) -> Any:
-            return self._link.script(self._script, self._key, self._arguments(weight, b"", -1), seconds)
+            return self._run(self._log, lambda name: self._arguments(weight, name, -1), b"", seconds)
 
         return self._checked(self.outages.ask(attempt))
 

@@ -110,12 +110,13 @@ class RedisStateStore(StateStore):
     ) -> Arguments:
         own = script is self._own
         key = self._seen, [(rate.limit, rate.interval, rate.burst) for rate in rates] if own else None
-        if not own or self._tail[0] != key:
+        tail = self._tail  # other threads may change it meanwhile
+        if not own or tail[0] != key:
             values = self._keep(rates), len(rates), *algorithm.redis_args(rates)
             if own:
                 values += (LOSS[self.outages.on_state_loss], *self._seen)
-            self._tail = key, values, packed(*values)
-        _, values, wire = self._tail
+            self._tail = tail = key, values, packed(*values)
+        _, values, wire = tail
         instant = 0 if own else now
         return Arguments((instant, weight, *values), packed(instant, weight) + wire)
 
@@ -127,6 +128,8 @@ class RedisStateStore(StateStore):
         return self._read(rates, await answer)
 
     def _read(self, rates: Sequence[Rate], answer: Any) -> Decision:
+        if answer == 0:
+            return ADMITTED
         failing = int(answer[0])
         if failing == FOREIGN:
             raise ValueError(foreign(self.key))
@@ -147,7 +150,8 @@ class RedisStateStore(StateStore):
         def attempt(seconds: float) -> Any:
             return self._link.script(_lua.STATE, self._key, Arguments(fields), seconds)
 
-        state = partial(self._state, algorithm, rates)
+        # The time before the question is asked: what is owed is told too low by the way there, not too high.
+        state = partial(self._state, algorithm, rates, self._now())
         if not self.is_async:
             return state(self.outages.ask(attempt))
         return self._state_later(state, self.outages.ask_async(attempt))
@@ -156,7 +160,7 @@ class RedisStateStore(StateStore):
     async def _state_later(state: Any, answer: Awaitable[Any]) -> Any:
         return state(await answer)
 
-    def _state(self, algorithm: StateAlgorithm, rates: Sequence[Rate], answer: Any) -> State:
+    def _state(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, answer: Any) -> State:
         if answer[0] == FOREIGN:
             raise ValueError(foreign(self.key))
         _, server, stored = answer
@@ -165,7 +169,7 @@ class RedisStateStore(StateStore):
         state = algorithm.decode([value.decode() for value in stored])
         if not isinstance(algorithm, GCRA):
             return state
-        ahead = self._now() * MICROSECONDS - server
+        ahead = now * MICROSECONDS - server
         return tuple(arrival + ahead for arrival in state)
 
     def _now(self) -> int:

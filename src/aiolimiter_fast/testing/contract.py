@@ -44,6 +44,8 @@ class Schedule:
 
     def sleep(self, milliseconds: int) -> None:
         """Let time pass."""
+        if self.contract.own_clock:
+            self.time = self.contract.now(self.bucket)
         self.time += milliseconds
         if self.contract.own_clock:
             while (left := self.time - self.contract.now(self.bucket)) > 0:
@@ -56,7 +58,8 @@ class Schedule:
             self.time = contract.now(bucket)
         early = self.time
         admitted = contract.put(bucket, weight, early, name)
-        late = contract.now(bucket) if contract.own_clock else early
+        # A reading is cut off to milliseconds, which the bucket's own clock need not be.
+        late = contract.now(bucket) + 1 if contract.own_clock else early
         failing = [self._failing(rate, weight, early, late) for rate in bucket.rates]
         if admitted:
             assert True not in failing, f"admitted weight {weight} at {early}, over a limit, after {self.entries}"
