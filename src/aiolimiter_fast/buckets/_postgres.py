@@ -320,7 +320,10 @@ def statements(function: str, table: str, terms: Terms, fixed: bool, reference: 
     """What to say to the server, always with parameters: a percent sign is doubled."""
     function, table = function.replace("%", "%%"), table.replace("%", "%%")
     rates = ", ".join(f"{limit}, {interval}" for limit, interval in terms)
-    call = f"SELECT {function}(%s::bigint, %s::text, {{}}, {{}}, {rates})"
+
+    def call(instant: str, prune: str) -> str:
+        return f"SELECT {function}(%s::bigint, %s::text, {instant}, {prune}, {rates})"
+
     starts = [f"({CLOCK} - {f'{CLOCK} %% {interval}' if fixed else interval})" for _, interval in terms]
     waits = [
         f"{interval} - {CLOCK} %% {interval}"
@@ -343,9 +346,9 @@ def statements(function: str, table: str, terms: Terms, fixed: bool, reference: 
 
     earliest = since(f"least({', '.join(starts)})")
     return Statements(
-        put=call.format("NULL", "false"),
-        put_and_prune=call.format("NULL", "true"),
-        put_at=call.format("%s::bigint", "%s"),
+        put=call("NULL", "false"),
+        put_and_prune=call("NULL", "true"),
+        put_at=call("%s::bigint", "%s"),
         count=text("count", "'-infinity'" if reference else "-9223372036854775808"),
         count_since=text("count", earliest),
         used="SELECT " + ", ".join(text("count", since(start)).removeprefix("SELECT ") for start in starts),

@@ -272,11 +272,13 @@ class RunTable(Table):
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
         # Enter an item if there is an entry already, none from the future, and room: for all rates if the longest
         # window holds no more than the smallest limit, else for each. ?4 and ?5 are limit and interval of the first.
-        window = f"coalesce((SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 - ?{{}} {order}), total)"
-        fits = [f"total + ?2 <= ?{4 + 2 * i} + {window.format(5 + 2 * i)}" for i in range(rates)]
-        room = " AND ".join(fits)
+        windows = [
+            f"coalesce((SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 - ?{5 + 2 * i} {order}), total)"
+            for i in range(rates)
+        ]
+        room = " AND ".join(f"total + ?2 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
         if rates > 1:
-            room = f"(total + ?2 <= ?4 + {window.format(3 + 2 * rates)} OR {room})"
+            room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
         self.enter = (
             f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest})"
             f" WHERE item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
