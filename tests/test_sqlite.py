@@ -362,6 +362,15 @@ class TestTheClock:
         assert not put(bucket)
         assert bucket.peek(0).timestamp == START + 5_000
 
+    def test_nor_does_one_by_the_real_clock_count_before_it(self, make: Any) -> None:
+        bucket = make(Rate(10, HOUR))
+        for _ in range(5):
+            item = RateItem("item", bucket.now())
+            while bucket.now() <= item.timestamp:
+                pass
+            assert bucket.put(item)
+            assert bucket.peek(0).timestamp > item.timestamp
+
     def test_an_item_from_a_clock_a_little_behind_does_not_count_earlier_than_the_newest(self, make: Any) -> None:
         bucket = make(Rate(2, 1000))
         assert put(bucket, START)

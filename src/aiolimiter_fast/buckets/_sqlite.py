@@ -198,7 +198,7 @@ class Table:
     """What was admitted, in a table; its methods run within a transaction."""
 
     usage: str
-    enter: str = ""
+    enter: str = "SELECT 0 WHERE 0"
 
     def __init__(self, name: str, rates: int) -> None:
         self.name = quoted(name)
@@ -270,18 +270,18 @@ class RunTable(Table):
         )
         self.insert = f"INSERT INTO {self.name} VALUES (?, ?, ?, ?)"
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
-        # Enter an item if there is an entry already, none from the future, and room: for all rates if the longest
-        # window holds no more than the smallest limit, else for each. ?4 and ?5 are limit and interval of the first.
-        windows = [
-            f"coalesce((SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 - ?{5 + 2 * i} {order}), total)"
-            for i in range(rates)
-        ]
+        # Enter an item if it is still the millisecond of its time stamp, there is an entry already, none from the
+        # future, and room: for all rates if the longest window holds no more than the smallest limit, else for each.
+        # ?4 and ?5 are limit and interval of the first rate.
+        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 -"
+        windows = [f"coalesce(({base} ?{5 + 2 * i} {order}), total)" for i in range(rates)]
         room = " AND ".join(f"total + ?2 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
         if rates > 1:
             room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
         self.enter = (
-            f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest})"
-            f" WHERE item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
+            f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest}) WHERE"
+            " ?1 = CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+            f" AND item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
         )
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
         self.reached = f"SELECT total FROM {self.name} WHERE item_timestamp <= ? {back}"

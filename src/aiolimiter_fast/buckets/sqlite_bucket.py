@@ -167,7 +167,9 @@ class SQLiteBucket(BackendBucket):
         self._database = _sqlite.Database(source)
         self.rates = rates
         self.lock: Any = self._database.mutex if lock is None else lock
-        self._is_plain = lock is None and not reference_format and type(self._algorithm) is SlidingWindowLog
+        is_own = self._database.path is not None
+        is_plain = is_own and lock is None and not reference_format
+        self._is_plain = is_plain and type(self._algorithm) is SlidingWindowLog
         try:
             self.outages.ask(lambda _: self._run(lambda *_: None, None))
         except BackendUnavailable:
@@ -249,51 +251,41 @@ class SQLiteBucket(BackendBucket):
 
         Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
-        # What is plain is decided here at the least cost; whatever else there is, by `put_decision`.
-        database, log, weight, name = self._database, self._log, item.weight, item.name
+        # What is plain is decided here at the least cost: a statement alone is a transaction that may write from its
+        # beginning. Whatever is in the way, `put_decision` sees to it.
+        database, log, timestamp, weight, name = self._database, self._log, item.timestamp, item.weight, item.name
         execute, mutex = database.execute, database.mutex
         if (
             log is None
             or execute is None
             or not self._is_plain
-            or type(item.timestamp) is not Reading
+            or type(timestamp) is not Reading
             or type(weight) is not int
             or weight <= 0
             or type(name) is not str
+            or self._puts >= PRUNE_EVERY
             or self.outages._down_until
             or time.monotonic() >= self._look_at
             or not mutex.acquire(False)
         ):
             return self.put_decision(item).failing_rate is None
-        decision: Decision | None = ADMITTED
-        began = False
+        terms = [timestamp, weight, name]
+        for rate in self._rates:
+            terms += rate.limit, rate.interval
         try:
-            execute("BEGIN IMMEDIATE")
-            began = True
-            terms = [self.now(), weight, name]
-            for rate in self._rates:
-                terms += rate.limit, rate.interval
-            if execute(log.enter, terms).rowcount != 1:
-                decision = self._put(execute, log, item)
-            elif self._scheduled:
-                self._puts += 1
-                if not self._puts % PRUNE_EVERY:
-                    log.prune(execute, self._bound(self.now()))
-            execute("COMMIT")
-        except BaseException as error:
-            if began:
-                database.rollback()
-            if not isinstance(error, sqlite3.DatabaseError):
-                raise
-            decision = None
+            entered = execute(log.enter, terms).rowcount == 1
+        except sqlite3.DatabaseError:
+            entered = False
         finally:
             mutex.release()
-        if decision is ADMITTED:
-            self.failing_rate = self._last_wait = None
-            if getattr(item, "noted", None) is not None:
-                item.noted = None
-            return True
-        return (self.put_decision(item) if decision is None else self._note(item, decision)).failing_rate is None
+        if not entered:
+            return self.put_decision(item).failing_rate is None
+        if self._scheduled:
+            self._puts += 1
+        self.failing_rate = self._last_wait = None
+        if getattr(item, "noted", None) is not None:
+            item.noted = None
+        return True
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
@@ -330,8 +322,10 @@ class SQLiteBucket(BackendBucket):
         if decision.failing_rate is None:
             log.append(execute, at, total, weight, item.name)
             self._puts += 1
-            if self._scheduled and not self._puts % PRUNE_EVERY:
-                log.prune(execute, self._bound(at))
+            if self._puts >= PRUNE_EVERY:
+                self._puts = 0
+                if self._scheduled:
+                    log.prune(execute, self._bound(at))
         return decision
 
     def _look(self, execute: Any, log: _sqlite.Table, timestamp: int) -> _View:
