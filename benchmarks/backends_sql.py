@@ -31,8 +31,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from servers import PostgresServer
 
-import aiolimiter_fast
-from aiolimiter_fast import PostgresBucket, Rate, SQLiteBucket
+from aiolimiter_fast import PostgresBucket, Rate, RateItem, SQLiteBucket
 
 THEIRS = "pyrate-limiter"
 PEERS = (THEIRS,)
@@ -59,8 +58,8 @@ def timed_on(loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[Any]]
     return loop.run_until_complete(run())
 
 
-def putting(bucket: Any, library: Any) -> Callable[[], Any]:
-    return lambda: bucket.put(library.RateItem("x", bucket.now()))
+def putting(bucket: Any, item: type) -> Callable[[], Any]:
+    return lambda: bucket.put(item("x", bucket.now()))
 
 
 def faster(what: str, loop_name: str, figures: dict[str, Samples]) -> Row:
@@ -111,8 +110,8 @@ def sqlite_rows(loop_name: str, quick: bool) -> list[Row]:
             ours.scheduled()
             theirs = their_sqlite(rates, f"{folder}/theirs {what}")
             cases = {
-                OURS: partial(timed, putting(ours, aiolimiter_fast), n),
-                THEIRS: partial(timed, putting(theirs, pyrate_limiter), n),
+                OURS: partial(timed, putting(ours, RateItem), n),
+                THEIRS: partial(timed, putting(theirs, pyrate_limiter.RateItem), n),
             }
             figures, limit = ratios(bare, cases, rounds)
             answers.append(
@@ -178,8 +177,8 @@ def sync_rows(dsn: str, rounds: int, n: int) -> list[Row]:
             ours = PostgresBucket(pool, table(), [Rate(*rate) for rate in rates])
             ours.scheduled()
             theirs = pyrate_limiter.PostgresBucket(pool, table(), [pyrate_limiter.Rate(*rate) for rate in rates])
-            measure = partial(timed, putting(ours, aiolimiter_fast), n)
-            cases = {OURS: measure, THEIRS: partial(timed, putting(theirs, pyrate_limiter), n)}
+            measure = partial(timed, putting(ours, RateItem), n)
+            cases = {OURS: measure, THEIRS: partial(timed, putting(theirs, pyrate_limiter.RateItem), n)}
             figures, limit = ratios(bare, cases, rounds)
             answers.append(
                 Row(f"PostgreSQL put, {what} / UPDATE", "-", figures, 1.4, limit=limit, unit="us", peers=PEERS)
@@ -197,7 +196,7 @@ def async_row(dsn: str, loop_name: str, rounds: int, n: int) -> Row:
     pool = AsyncConnectionPool(dsn, min_size=2, max_size=2, open=False)
     loop.run_until_complete(pool.open(wait=True))
     ours = PostgresBucket(pool, table(), [Rate(*rate) for rate in THREE])
-    cases = {OURS: partial(timed_on, loop, putting(ours, aiolimiter_fast), n)}
+    cases = {OURS: partial(timed_on, loop, putting(ours, RateItem), n)}
     figures, limit = ratios(partial(timed_on, loop, partial(bare_update_async, pool), n), cases, rounds)
     loop.run_until_complete(pool.close())
     loop.close()

@@ -120,23 +120,22 @@ class TestTheTable:
         before = threading.active_count()
         with Limiter(bucket):
             assert threading.active_count() == before
-            for number in range(400):
+            for number in range(1000):
                 assert put(bucket, START + 10 * number)
-            # A window holds 101 of them; it is cleared every 64 admissions.
-            assert execute("SELECT COUNT(*) FROM limits")[0][0] <= 101 + 64
+            # A window holds 101 of them; what is older goes every 256 admissions.
+            assert execute("SELECT COUNT(*) FROM limits")[0][0] <= 101 + 256
 
     def test_a_log_that_nobody_has_pruned_goes_in_batches(self, make: Any, execute: Any) -> None:
         bucket = make(Rate(10**6, 1000))
-        for number in range(3000):
-            put(bucket, START + number // 1000)
+        for number in range(1200):
+            put(bucket, START + number // 600)
         bucket.scheduled()
         left = []
-        for number in range(4 * 64):
+        for number in range(3 * 256):
             put(bucket, START + HOUR + number)
             left.append(execute("SELECT COUNT(*) FROM limits WHERE item_timestamp < ?", (START + HOUR,))[0][0])
-        assert sorted(set(left), reverse=True) == left[:1] + sorted(set(left) - {3000}, reverse=True)
-        assert left[-1] == 0
-        assert 3 <= len(set(left)) <= 4
+        # All of one millisecond go together.
+        assert list(dict.fromkeys(left)) in ([1200, 600, 0], [600, 0])
 
     def test_the_running_total_begins_anew_before_it_is_too_large(self, make: Any, execute: Any) -> None:
         huge = 1 << 60

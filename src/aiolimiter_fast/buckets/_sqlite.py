@@ -23,7 +23,7 @@ PATIENCE = 5.0
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
-BATCH = 1024
+BATCH = 512
 CHANGED = r"no such (table|column)|has (no|\d+) column"
 BUSY = ("database is locked", "database schema is locked", "database table is locked")
 
@@ -198,7 +198,6 @@ class Table:
     """What was admitted, in a table; its methods run within a transaction."""
 
     usage: str
-    enter: str = "SELECT 0 WHERE 0"
 
     def __init__(self, name: str, rates: int) -> None:
         self.name = quoted(name)
@@ -280,7 +279,7 @@ class RunTable(Table):
             room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
         self.enter = (
             f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest}) WHERE"
-            " ?1 = CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+            " ?1 = CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
             f" AND item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
         )
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
@@ -357,7 +356,8 @@ class RunTable(Table):
         return 0 if base is None else int(newest[1] - base[0])
 
     def prune(self, execute: Any, bound: int) -> None:
-        execute(self.delete, (bound,))
+        if execute(self.oldest).fetchone()[0] < bound:
+            execute(self.delete, (bound,))
 
 
 class ReferenceTable(Table):
