@@ -508,6 +508,26 @@ class TestExamples:
             exec(compile(source, str(page), "exec"), {})
 
 
+class TestUnderTheNamesOfPyrateLimiter:
+    def test_both_databases_are_there_and_no_driver_is_loaded_before_it_is_needed(self) -> None:
+        program = """
+            import sys
+            from aiolimiter_fast import compat
+            compat.install("pyrate_limiter")
+            from pyrate_limiter import PgQueries, PostgresBucket, PostgresClock, SQLiteBucket, SQLiteClock, SQLiteQueries
+            from pyrate_limiter import dedicated_sqlite_clock_connection
+            from pyrate_limiter.buckets.postgres import Queries, advisory_lock_id
+            assert Queries is PgQueries
+            from pyrate_limiter.buckets.sqlite_bucket import Queries
+            assert Queries is SQLiteQueries
+            from pyrate_limiter.clocks import PostgresClock
+            from pyrate_limiter.utils import dedicated_sqlite_clock_connection
+            assert not {"psycopg", "psycopg_pool", "filelock", "redis"} & set(sys.modules)
+        """
+        source = "\n".join(line.strip() for line in program.splitlines())
+        subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=60)
+
+
 class TestFactories:
     def test_they_make_buckets_and_limiters(self, path: str) -> None:
         with limiter_factory.create_sqlite_bucket([Rate(2, HOUR)], path, use_file_lock=True) as bucket:
