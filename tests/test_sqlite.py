@@ -514,7 +514,8 @@ class TestUnderTheNamesOfPyrateLimiter:
             import sys
             from aiolimiter_fast import compat
             compat.install("pyrate_limiter")
-            from pyrate_limiter import PgQueries, PostgresBucket, PostgresClock, SQLiteBucket, SQLiteClock, SQLiteQueries
+            from pyrate_limiter import PgQueries, PostgresBucket, PostgresClock
+            from pyrate_limiter import SQLiteBucket, SQLiteClock, SQLiteQueries
             from pyrate_limiter import dedicated_sqlite_clock_connection
             from pyrate_limiter.buckets.postgres import Queries, advisory_lock_id
             assert Queries is PgQueries
