@@ -73,20 +73,23 @@ async def paced(client: Client) -> bool:
     return client.report("pacing.Limiter at 450/s", set(fetched))
 
 
-async def main() -> int:
+async def fetch_all(url: str) -> int:
+    async with aiohttp.ClientSession() as session:
+        complete = [await way(Client(session, url, way.__name__)) for way in (batch, pool, paced)]
+    return 0 if all(complete) else 1
+
+
+def main() -> int:
     command = [sys.executable, str(HERE / "demo_server.py"), "--rate=500", "--depth=60"]
     # The server ends with its standard input.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdin is not None
         try:
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            async with aiohttp.ClientSession() as session:
-                complete = [await way(Client(session, url, way.__name__)) for way in (batch, pool, paced)]
+            return asyncio.run(fetch_all(f"http://127.0.0.1:{server.stdout.readline().strip()}"))
         finally:
             server.stdin.close()
-    return 0 if all(complete) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from aiolimiter_fast._version import __version__
 from aiolimiter_fast.compat import install
-from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
+from aiolimiter_fast.errors import AcquireTimeout, BackendUnavailable, LimiterError, LimitReached
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
@@ -33,14 +33,21 @@ if _TYPE_CHECKING:
         InMemoryStateStore,
         MultiprocessBucket,
         MultiprocessStateStore,
+        PgQueries,
+        PostgresBucket,
+        RedisBucket,
+        RedisStateStore,
+        SQLiteBucket,
+        SQLiteClock,
+        SQLiteQueries,
         StateBucket,
     )
-    from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
+    from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, PostgresClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
     from aiolimiter_fast.pacing import LeakyBucketLimiter, StrictLimiter, Throttler
     from aiolimiter_fast.pool import WorkerPool
     from aiolimiter_fast.throttle import Throttle
-    from aiolimiter_fast.utils import id_generator, validate_rate_list
+    from aiolimiter_fast.utils import dedicated_sqlite_clock_connection, id_generator, validate_rate_list
 
 # What is loaded when it is first asked for, by module: those who only want AsyncLimiter do not pay for it.
 _LAZY = {
@@ -51,26 +58,30 @@ _LAZY = {
     ),
     "batch": ("amap", "batch", "run_all", "run_any", "run_on_each"),
     "buckets": (
-        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "StateBucket",
+        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
+        "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+        "StateBucket",
     ),
-    "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
+    "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
     "pool": ("WorkerPool",),
     "throttle": ("Throttle",),
     "pacing": ("LeakyBucketLimiter", "StrictLimiter", "Throttler", "pacing"),
-    "utils": ("id_generator", "validate_rate_list"),
+    "utils": ("dedicated_sqlite_clock_connection", "id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
-    "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock",
-    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory",
-    "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "StrictLimiter", "Throttle", "Throttler",
-    "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap", "batch", "id_generator", "install",
-    "limiter_factory", "pacing", "run_all", "run_any", "run_on_each", "validate_rate_list",
+    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BackendUnavailable",
+    "BucketAsyncWrapper", "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket",
+    "InMemoryStateStore", "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm",
+    "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
+    "PostgresBucket", "PostgresClock", "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket",
+    "SQLiteClock", "SQLiteQueries", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket",
+    "StateStore", "StrictLimiter", "Throttle", "Throttler", "TokenBucket", "WallClock", "WorkerPool", "__version__",
+    "amap", "batch", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory", "pacing",
+    "run_all", "run_any", "run_on_each", "validate_rate_list",
 ]  # fmt: skip
 
 

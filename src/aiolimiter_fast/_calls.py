@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,6 +16,8 @@ from threading import TIMEOUT_MAX, RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from aiolimiter_fast._budget import bounded, in_thread
+from aiolimiter_fast._budget import deadline as call_deadline
 from aiolimiter_fast._forking import deciding, forks
 
 __all__ = ["Calls", "combined_lock"]
@@ -61,6 +62,25 @@ class Wait:
     def __exit__(self, *exc: object) -> None:
         self.nanoseconds += time.monotonic_ns() - self.began
         self.limiter._pause(-1)
+
+
+class Blocking:
+    """A call of a bucket that blocks while others may go on: made without the lock, and outside the loop's thread."""
+
+    __slots__ = ("function", "item")
+
+    def __init__(self, function: Callable[[Any], Any], item: Any) -> None:
+        self.function = function
+        self.item = item
+
+
+class Bounded:
+    """Something to await that sees to the deadline itself."""
+
+    __slots__ = ("awaitable",)
+
+    def __init__(self, awaitable: Any) -> None:
+        self.awaitable = awaitable
 
 
 def lock_of(limiter: Any) -> Any:
@@ -146,13 +166,14 @@ class Calls:
         if self.blocking and self.asynchronous and (yield Turn(bucket)):
             fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
             item.timestamp = fresh.timestamp
-        while not (yield from settled(bucket.put(item))):
+        while not (yield from asked(bucket, bucket.put, item)):
             if not self.blocking:
                 return False
-            wait = yield from settled(bucket.waiting(item))
+            wait = yield from asked(bucket, bucket.waiting, item)
             if wait == -1:  # it never fits
                 return False
-            pause = max(max(wait, 0) + self.limiter.buffer_ms, LEAST_PAUSE)
+            buffer = 0 if getattr(bucket, "exact_wait", False) else self.limiter.buffer_ms
+            pause = max(max(wait, 0) + buffer, LEAST_PAUSE)
             if deadline is not None and deadline - time.monotonic() < pause / 1000:
                 yield Pause(max(deadline - time.monotonic(), 0))
                 return False
@@ -165,6 +186,8 @@ class Calls:
     def drive(self, steps: Steps, deadline: float | None) -> Any:
         value = None
         wait = Wait(self.limiter)
+        outer = call_deadline.get()
+        call_deadline.set(deadline)
         try:
             while True:
                 left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
@@ -175,6 +198,8 @@ class Calls:
                     with wait:
                         if step.seconds > 0:
                             self.sleep(step.seconds)
+                elif isinstance(step, Blocking):
+                    value = step.function(step.item)
                 else:
                     self.asynchronous = True
                     return self._continue(steps, step, deadline)
@@ -183,6 +208,8 @@ class Calls:
         except Expired:
             steps.close()
             admitted = False
+        finally:
+            call_deadline.set(outer)
         self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
@@ -194,6 +221,8 @@ class Calls:
         wait = Wait(self.limiter)
         queue: Queue | None = None
         has_turn = False
+        outer = call_deadline.get()
+        call_deadline.set(deadline)
         try:
             while True:
                 value = None
@@ -204,20 +233,25 @@ class Calls:
                     with wait:
                         await queue.join(deadline)  # type: ignore[union-attr]
                     value = has_turn = True
+                elif isinstance(step, Blocking):
+                    value = await in_thread(step.function, step.item)
+                elif isinstance(step, Bounded):
+                    value = await step.awaitable
                 elif step is not None:
                     value = await within(step, deadline)
                 with combined_lock(lock_of(self.limiter), True):
                     step = steps.send(value)
                     if isinstance(step, Turn):
                         queue = queue_at(step.bucket)
-                        if not queue.taken:
-                            queue.taken = has_turn = True
+                        has_turn = queue.enter()
+                        if has_turn:
                             step = steps.send(False)
         except StopIteration as stop:
             admitted: bool = stop.value
         except Expired:
             admitted = False
         finally:
+            call_deadline.set(outer)  # not by a token: a coroutine may be closed in another context
             steps.close()
             if has_turn:
                 queue.leave()  # type: ignore[union-attr]
@@ -225,11 +259,11 @@ class Calls:
         return admitted
 
 
-def settled(value: Any) -> Generator[Any, Any, Any]:
+def settled(value: Any, kind: Callable[[Any], Any] = lambda awaitable: awaitable) -> Generator[Any, Any, Any]:
     """`value`, or what comes of it where it is awaitable."""
     while inspect.isawaitable(value):
         try:
-            value = yield value
+            value = yield kind(value)
         except GeneratorExit:  # noqa: PERF203  # nobody is going to await it
             if inspect.iscoroutine(value):
                 value.close()
@@ -237,16 +271,20 @@ def settled(value: Any) -> Generator[Any, Any, Any]:
     return value
 
 
+def asked(bucket: Any, method: Callable[[Any], Any], item: Any) -> Generator[Any, Any, Any]:
+    """What a bucket says of an item, in the way that the bucket wants to be asked."""
+    value = (yield Blocking(method, item)) if getattr(bucket, "blocks", False) else method(item)
+    if getattr(bucket, "keeps_budget", False):
+        return (yield from settled(value, Bounded))
+    return (yield from settled(value))
+
+
 async def within(awaitable: Any, deadline: float | None) -> Any:
     """Await until a deadline at most; then raise Expired."""
     if deadline is None:
         return await awaitable
-    left = max(deadline - time.monotonic(), 0)
     try:
-        if sys.version_info >= (3, 11):
-            async with asyncio.timeout(left):  # in this task: no turn of the loop is lost
-                return await awaitable
-        return await asyncio.wait_for(awaitable, left)
+        return await bounded(awaitable, max(deadline - time.monotonic(), 0))
     except asyncio.TimeoutError as error:  # another class than TimeoutError before Python 3.11
         if time.monotonic() < deadline:
             raise  # the bucket's own
@@ -254,13 +292,20 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
 
 
 class Queue:
-    """The tasks of one loop that want one bucket: one has it, the others wait in order of arrival."""
+    """The tasks of one loop that want one bucket: so many have it, the others wait in order of arrival."""
 
-    __slots__ = ("__weakref__", "taken", "waiters")
+    __slots__ = ("__weakref__", "free", "waiters")
 
-    def __init__(self) -> None:
-        self.taken = False
+    def __init__(self, places: int) -> None:
+        self.free = places
         self.waiters: deque[asyncio.Future[None]] = deque()
+
+    def enter(self) -> bool:
+        """Take a turn if there is one free; nobody waits then."""
+        if not self.free:
+            return False
+        self.free -= 1
+        return True
 
     async def join(self, deadline: float | None) -> None:
         """Wait until those who came before have left."""
@@ -282,7 +327,7 @@ class Queue:
             if not future.done():
                 future.set_result(None)
                 return
-        self.taken = False
+        self.free += 1
 
 
 # Per loop and bucket, as long as somebody is there.
@@ -293,5 +338,5 @@ def queue_at(bucket: Any) -> Queue:
     here = queues.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     queue = here.get(id(bucket))
     if queue is None:
-        queue = here[id(bucket)] = Queue()
+        queue = here[id(bucket)] = Queue(getattr(bucket, "tries_at_once", 1))
     return queue

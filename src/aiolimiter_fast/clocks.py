@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
+from inspect import iscoroutinefunction
+from typing import Any
 
 from aiolimiter_fast._engine import engine
 
-__all__ = ["AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"]
+__all__ = ["AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"]
 
 NANOSECONDS = 1_000_000
 
@@ -46,3 +49,37 @@ class WallClock(AbstractClock):
 
     def now(self) -> int:
         return time.time_ns() // NANOSECONDS
+
+
+class PostgresClock(AbstractClock):
+    """The time of a PostgreSQL server; the local time of day where that cannot be had, which is logged.
+
+    Argument: pool, a pool of psycopg_pool. With an asynchronous one, `now` is to be awaited.
+    """
+
+    QUERY = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    log = logging.getLogger(__name__)
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+
+    def now(self) -> Any:
+        if iscoroutinefunction(self.pool.getconn):
+            return self._now_async()
+        try:
+            with self.pool.connection() as conn, conn.cursor() as cursor:
+                return int(cursor.execute(self.QUERY).fetchone()[0])
+        except Exception:
+            return self._local()
+
+    async def _now_async(self) -> int:
+        try:
+            async with self.pool.connection() as conn, conn.cursor() as cursor:
+                await cursor.execute(self.QUERY)
+                return int((await cursor.fetchone())[0])
+        except Exception:
+            return self._local()
+
+    def _local(self) -> int:
+        self.log.warning("the server's time cannot be had, the local time is taken", exc_info=True)
+        return WallClock().now()

@@ -53,8 +53,9 @@ def _pyrate_limiter() -> Modules:
     names = [name for name in _PYRATE_LIMITER if name in package.__all__]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
-        "abstracts.wrappers", "buckets", "buckets.in_memory_bucket", "buckets.mp_bucket", "buckets.state_bucket",
-        "clocks", "limiter", "limiter_factory", "utils",
+        "abstracts.wrappers", "buckets", "buckets.in_memory_bucket", "buckets.mp_bucket", "buckets.postgres",
+        "buckets.redis_bucket", "buckets.redis_state", "buckets.sqlite_bucket", "buckets.state_bucket", "clocks",
+        "limiter", "limiter_factory", "utils",
     )  # fmt: skip
     return {
         "pyrate_limiter": {**{name: getattr(package, name) for name in names}, "__all__": names},

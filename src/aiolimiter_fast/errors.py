@@ -42,3 +42,10 @@ else:
 
     class AcquireTimeout(LimiterError, TimeoutError, asyncio.TimeoutError):
         """The wait is, or is known to become, longer than the caller's timeout."""
+
+
+class BackendUnavailable(Exception):
+    """The server or file that keeps a limit did not decide in time; `__cause__` is the driver's own error.
+
+    Whether the permit was counted is not known: what was sent may have arrived.
+    """

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiolimiter_fast import _lua
 from aiolimiter_fast._engine import engine
 from aiolimiter_fast.abstracts.rate import Rate
 
@@ -184,6 +185,9 @@ class GCRA(StateAlgorithm):
             for rate, arrival in zip(rates, state, strict=True)
         )
         return max(0, *(int(permits) for permits in owed))
+
+    def redis_script(self) -> str | None:
+        return _lua.GCRA.source
 
     def redis_args(self, rates: Sequence[Rate]) -> list[Any]:
         return [value for rate in rates for value in (self.emission(rate), rate.burst)]

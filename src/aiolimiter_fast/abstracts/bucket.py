@@ -22,10 +22,19 @@ class AbstractBucket(ABC):
 
     Every `put` sets `failing_rate`: the rate that refused, None after an admission. Methods may give awaitables;
     `is_async` says so, None if it is to be seen. `needs_leak` is False where `leak` need never be called.
+
+    How a limiter is to treat it: `blocks` where methods do I/O in the calling thread and may be called from several at
+    once: without the limiter's lock, and from asyncio in a thread of their own; `now` must not. `keeps_budget` where
+    methods end by the caller's deadline themselves. `exact_wait` where `waiting` needs no buffer. `tries_at_once`, how
+    many tasks of an event loop may put and wait at the same time; 1 keeps them in order of arrival.
     """
 
     is_async: bool | None = None
     needs_leak: bool = True
+    blocks: bool = False
+    keeps_budget: bool = False
+    exact_wait: bool = False
+    tries_at_once: int = 1
     failing_rate: Rate | None = None
     _clock: AbstractClock = MonotonicClock()
     _algorithm: Algorithm = SlidingWindowLog()
@@ -82,6 +91,22 @@ class AbstractBucket(ABC):
         wait = self._last_wait
         known = wait is not None and wait[0] == item.weight
         return Decision(self.failing_rate, wait[1] - item.timestamp if known and wait is not None else None)
+
+    def _note(self, item: RateItem, decision: Decision) -> Decision:
+        """Note a decision, also on its item: calls that overlap do not take each other's wait then."""
+        self.failing_rate = decision.failing_rate
+        wait = decision.retry_after_ms
+        self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
+        try:  # noqa: SIM105
+            item.noted = id(self), item.weight, item.timestamp, decision
+        except AttributeError:  # an item of the user's own may have no room for it
+            pass
+        return decision
+
+    def _noted(self, item: RateItem) -> tuple[int, Decision] | None:
+        """What was decided last about the item as it is, and at which time stamp it was."""
+        bucket, weight, timestamp, decision = getattr(item, "noted", None) or (0, 0, 0, None)
+        return (timestamp, decision) if bucket == id(self) and weight == item.weight and decision is not None else None
 
     def waiting(self, item: RateItem) -> int | Awaitable[int]:
         """Milliseconds from the item's time stamp until it would be admitted; -1 if it never can, 0 after an admission.

@@ -87,6 +87,8 @@ class Rate(engine.Watched):
 class RateItem:
     """What is put into a bucket: a name, a time stamp in milliseconds, and a weight in permits."""
 
+    noted: Any = None  # by the bucket that decided about it last
+
     def __init__(self, name: str, timestamp: int, weight: int = 1) -> None:
         self.name = name
         self.timestamp = timestamp

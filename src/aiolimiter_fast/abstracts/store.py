@@ -14,9 +14,16 @@ __all__ = ["StateStore"]
 
 
 class StateStore(ABC):
-    """Keeps a state, and changes it atomically. Results may be awaitable; `is_async` None: that is to be seen."""
+    """Keeps a state, and changes it atomically. Results may be awaitable; `is_async` None: that is to be seen.
+
+    How a limiter is to treat it is said as in AbstractBucket.
+    """
 
     is_async: bool | None = False
+    blocks: bool = False
+    keeps_budget: bool = False
+    exact_wait: bool = False
+    tries_at_once: int = 1
     default_clock: AbstractClock = MonotonicClock()
 
     @abstractmethod

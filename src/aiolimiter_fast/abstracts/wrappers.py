@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any
 
+from aiolimiter_fast._budget import in_thread
 from aiolimiter_fast.abstracts.bucket import AbstractBucket
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 
@@ -29,6 +31,18 @@ class BucketAsyncWrapper(AbstractBucket):
         return self.bucket.needs_leak
 
     @property
+    def keeps_budget(self) -> bool:  # type: ignore[override]
+        return self.bucket.keeps_budget
+
+    @property
+    def exact_wait(self) -> bool:  # type: ignore[override]
+        return self.bucket.exact_wait
+
+    @property
+    def tries_at_once(self) -> int:  # type: ignore[override]
+        return self.bucket.tries_at_once
+
+    @property
     def _algorithm(self) -> Any:  # type: ignore[override]
         return self.bucket._algorithm
 
@@ -50,26 +64,29 @@ class BucketAsyncWrapper(AbstractBucket):
     def scheduled(self) -> None:
         self.bucket.scheduled()
 
+    async def _ask(self, method: Callable[..., Any], *args: object) -> Any:
+        return await _result(in_thread(method, *args) if self.bucket.blocks else method(*args))
+
     async def put(self, item: RateItem) -> bool:
-        return bool(await _result(self.bucket.put(item)))
+        return bool(await self._ask(self.bucket.put, item))
 
     async def put_decision(self, item: RateItem) -> Any:
-        return await _result(self.bucket.put_decision(item))
+        return await self._ask(self.bucket.put_decision, item)
 
     async def leak(self, current_timestamp: int | None = None) -> int:
-        return int(await _result(self.bucket.leak(current_timestamp)))
+        return int(await self._ask(self.bucket.leak, current_timestamp))
 
     async def flush(self) -> None:
-        await _result(self.bucket.flush())
+        await self._ask(self.bucket.flush)
 
     async def count(self) -> int:
-        return int(await _result(self.bucket.count()))
+        return int(await self._ask(self.bucket.count))
 
     async def peek(self, index: int) -> Any:
-        return await _result(self.bucket.peek(index))
+        return await self._ask(self.bucket.peek, index)
 
     async def waiting(self, item: RateItem) -> int:
-        return int(await _result(self.bucket.waiting(item)))
+        return int(await self._ask(self.bucket.waiting, item))
 
     def remaining(self) -> list[int]:
         return self.bucket.remaining()

@@ -94,28 +94,29 @@ class StateBucket(AbstractBucket):
         self.algorithm = self._algorithm = GCRA() if algorithm is None else algorithm
         self.store = InMemoryStateStore() if store is None else store
         self.is_async = self.store.is_async
+        self.blocks = self.store.blocks
+        self.keeps_budget = self.store.keeps_budget
+        self.exact_wait = self.store.exact_wait
+        self.tries_at_once = self.store.tries_at_once
         self._clock = self.store.default_clock if clock is None else clock
 
     def put(self, item: RateItem) -> Any:
         """Take a step of the algorithm; True if it admitted the item. Awaitable with an asynchronous store."""
         if item.weight == 0:
-            return self._note(ADMITTED, item)
+            return self._note(item, ADMITTED).allowed
         if item.weight < 0:
             raise ValueError(f"weight must be 0 or more, got {item.weight!r}")
         decision = self.store.check(self.algorithm, self._rates, item.timestamp, item.weight)
-        return self._put_later(decision, item) if isawaitable(decision) else self._note(decision, item)
+        return self._put_later(decision, item) if isawaitable(decision) else self._note(item, decision).allowed
 
     async def _put_later(self, decision: Any, item: RateItem) -> bool:
-        return self._note(await decision, item)
-
-    def _note(self, decision: Decision, item: RateItem) -> bool:
-        wait = decision.retry_after_ms
-        self.failing_rate = decision.failing_rate
-        self._last_wait = None if wait is None else (item.weight, item.timestamp + wait)
-        return decision.allowed
+        return self._note(item, await decision).allowed
 
     def waiting(self, item: RateItem) -> Any:
         """Milliseconds from the item's time stamp until it would be admitted; -1 never, 0 after an admission."""
+        noted = self._noted(item)
+        if noted is not None and noted[1].retry_after_ms is not None:
+            return max(noted[1].retry_after_ms + noted[0] - item.timestamp, 0)
         rate = self.failing_rate
         known = self._last_wait is not None and self._last_wait[0] == item.weight
         if rate is None or known or not 0 < item.weight <= self.algorithm.max_weight(rate):

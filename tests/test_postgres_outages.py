@@ -1,0 +1,296 @@
+"""PostgresBucket when its server stalls, restarts, is read-only or comes back empty, and when clients die or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from servers import PostgresServer, Proxy
+
+from aiolimiter_fast import Limiter, PostgresBucket, Rate, RateItem
+from aiolimiter_fast.errors import BackendUnavailable
+
+HOUR = 3_600_000
+
+
+@pytest.fixture(autouse=True)
+def _silent_pools() -> Iterator[None]:
+    """Pools tell of each connection that is lost."""
+    logger = logging.getLogger("psycopg.pool")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"outage_{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def proxy(postgres_dsn: str) -> Iterator[Proxy]:
+    with Proxy(int(conninfo_to_dict(postgres_dsn)["port"] or 5432)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(proxy: Proxy, postgres_dsn: str) -> str:
+    """How to connect through the proxy."""
+    return make_conninfo(postgres_dsn, port=proxy.port)
+
+
+@pytest.fixture
+def open_pool() -> Iterator[Callable[..., ConnectionPool]]:
+    pools: list[ConnectionPool] = []
+
+    def open_pool(dsn: str, size: int = 1, **options: Any) -> ConnectionPool:
+        pools.append(ConnectionPool(dsn, min_size=size, max_size=size, open=True, kwargs=options))
+        pools[-1].wait()
+        return pools[-1]
+
+    yield open_pool
+    for pool in pools:
+        pool.close(0.1)
+
+
+def put(bucket: Any, weight: int = 1) -> bool:
+    return bool(bucket.put(RateItem("item", bucket.now(), weight)))
+
+
+def tries(bucket: Any, times: int) -> list[bool]:
+    return [put(bucket) for _ in range(times)]
+
+
+def eventually(action: Callable[[], Any]) -> Any:
+    """What an action gives when the backend is there again."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with suppress(BackendUnavailable):
+            return action()
+        time.sleep(0.02)
+    raise AssertionError("it did not come back")
+
+
+class TestAStalledServer:
+    def test_a_call_ends_within_its_budget_and_the_limit_is_there_afterwards(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any
+    ) -> None:
+        bucket = PostgresBucket(open_pool(through), name, [Rate(2, HOUR)], budget=0.2)
+        assert put(bucket)
+        proxy.stalled = True
+        for _ in range(2):
+            with pytest.raises(BackendUnavailable) as caught:
+                put(bucket)
+            assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+        proxy.stalled = False
+        assert eventually(lambda: bucket.count()) >= 1
+        eventually(lambda: put(bucket))
+        assert not eventually(lambda: put(bucket))
+
+    def test_the_callers_timeout_is_the_budget(self, proxy: Proxy, through: str, name: str, open_pool: Any) -> None:
+        limiter = Limiter(PostgresBucket(open_pool(through), name, [Rate(2, HOUR)]))
+        proxy.stalled = True
+        with pytest.raises(BackendUnavailable):
+            limiter.try_acquire("item", timeout=0.1)
+        proxy.stalled = False
+
+    @pytest.mark.parametrize(("policy", "expected"), [("open", [True] * 5), ("closed", [False] * 5)])
+    def test_it_admits_or_denies_everything_where_that_is_wanted(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any, policy: str, expected: list[bool]
+    ) -> None:
+        bucket = PostgresBucket(open_pool(through), name, [Rate(1, HOUR)], budget=0.1, on_backend_error=policy)
+        assert put(bucket)
+        proxy.stalled = True
+        assert tries(bucket, 5) == expected
+        proxy.stalled = False
+
+    def test_it_goes_by_a_share_of_the_limit_in_this_process(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any
+    ) -> None:
+        options: dict[str, Any] = {"budget": 0.1, "on_backend_error": "local", "local_share": 0.5}
+        bucket = PostgresBucket(open_pool(through), name, [Rate(4, HOUR)], **options)
+        proxy.stalled = True
+        assert tries(bucket, 3) == [True, True, False]
+        proxy.stalled = False
+
+    async def test_the_event_loop_goes_on_meanwhile(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any
+    ) -> None:
+        limiter = Limiter(PostgresBucket(open_pool(through), name, [Rate(2, HOUR)], budget=0.3))
+        assert await limiter.try_acquire_async("item")
+        proxy.stalled = True
+        call = asyncio.create_task(limiter.try_acquire_async("item"))
+        turns = 0
+        while not call.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        with pytest.raises(BackendUnavailable):
+            await call
+        assert turns >= 10
+        proxy.stalled = False
+
+    async def test_an_asynchronous_pool_ends_within_its_budget_too(self, proxy: Proxy, through: str, name: str) -> None:
+        pool = AsyncConnectionPool(through, min_size=1, max_size=1, open=False)
+        await pool.open(wait=True)
+        bucket = PostgresBucket(pool, name, [Rate(5, HOUR)], budget=0.2)
+        assert await bucket.put(RateItem("item", bucket.now()))
+        proxy.stalled = True
+        for _ in range(2):
+            with pytest.raises(BackendUnavailable):
+                await bucket.put(RateItem("item", bucket.now()))
+        proxy.stalled = False
+        end = time.monotonic() + 30
+        admitted = False
+        while not admitted and time.monotonic() < end:
+            with suppress(BackendUnavailable):
+                admitted = await bucket.put(RateItem("item", bucket.now()))
+        assert admitted
+        await pool.close(0.1)
+
+
+class TestALostConnection:
+    def test_one_lost_before_the_answer_is_an_outage_and_nothing_is_admitted_twice(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any
+    ) -> None:
+        bucket = PostgresBucket(open_pool(through), name, [Rate(3, HOUR)], budget=5.0)
+        admitted = int(put(bucket))
+        proxy.cut = True
+        with pytest.raises(BackendUnavailable):
+            put(bucket)
+        admitted += sum(tries(bucket, 5))
+        assert admitted in (2, 3)
+        assert bucket.count() == 3
+
+    def test_ones_that_were_lost_while_idle_are_noticed_before_they_are_used(
+        self, proxy: Proxy, through: str, name: str, open_pool: Any
+    ) -> None:
+        bucket = PostgresBucket(open_pool(through, 3), name, [Rate(3, HOUR)], budget=10.0)
+        proxy.reset()
+        time.sleep(0.05)
+        assert tries(bucket, 4) == [True] * 3 + [False]
+
+    def test_a_restart_of_the_server_loses_nothing(self, postgres_server: PostgresServer, open_pool: Any) -> None:
+        bucket = PostgresBucket(open_pool(postgres_server.dsn, 2), "limits", [Rate(3, HOUR)], budget=0.1)
+        assert tries(bucket, 2) == [True, True]
+        postgres_server.stop()
+        with pytest.raises(BackendUnavailable):
+            put(bucket)
+        postgres_server.start()
+        assert eventually(lambda: put(bucket)) is True
+        assert eventually(lambda: put(bucket)) is False
+
+    def test_a_server_that_is_not_there_when_the_bucket_is_made(self, name: str) -> None:
+        with ConnectionPool("host=127.0.0.1 port=1 user=nobody", min_size=1, open=True) as pool:
+            with pytest.raises(BackendUnavailable):
+                PostgresBucket(pool, name, [Rate(3, HOUR)], budget=0.05)
+            bucket = PostgresBucket(pool, name, [Rate(3, HOUR)], budget=0.05, on_backend_error="open")
+            assert tries(bucket, 4) == [True] * 4
+
+
+class TestAServerThatWillNot:
+    def test_an_exhausted_pool_is_an_outage(self, postgres_dsn: str, name: str, open_pool: Any) -> None:
+        pool = open_pool(postgres_dsn)
+        bucket = PostgresBucket(pool, name, [Rate(2, HOUR)], budget=0.05)
+        with pool.connection(), pytest.raises(BackendUnavailable, match="PoolTimeout"):
+            put(bucket)
+        assert tries(bucket, 3) == [True, True, False]
+
+    def test_a_read_only_replica_is_an_outage(self, postgres_dsn: str, name: str, open_pool: Any) -> None:
+        PostgresBucket(open_pool(postgres_dsn), name, [Rate(1, HOUR)])
+        replica = open_pool(postgres_dsn, options="-c default_transaction_read_only=on")
+        bucket = PostgresBucket(replica, name, [Rate(1, HOUR)])
+        with pytest.raises(BackendUnavailable, match="read-only"):
+            put(bucket)
+
+    @pytest.mark.parametrize(
+        ("policy", "expected"), [("open", [True, False]), ("closed", [False, False]), ("raise", [None, True, False])]
+    )
+    def test_what_one_that_comes_back_empty_is_taken_for_is_up_to_the_user(
+        self, postgres_dsn: str, name: str, open_pool: Any, policy: str, expected: list[bool | None]
+    ) -> None:
+        pool = open_pool(postgres_dsn)
+        bucket = PostgresBucket(pool, name, [Rate(1, HOUR), Rate(2, 2 * HOUR)], on_state_loss=policy)
+        assert tries(bucket, 2) == [True, False]
+        with pool.connection() as conn:
+            conn.execute(f"DROP TABLE ratelimit___{name}")
+        if expected[0] is None:
+            with pytest.raises(BackendUnavailable, match="has lost the table"):
+                put(bucket)
+            expected = expected[1:]
+        assert tries(bucket, len(expected)) == expected
+
+
+WORK = """
+import sys, time
+from psycopg_pool import ConnectionPool
+from aiolimiter_fast import PostgresBucket, Rate, RateItem
+dsn, table, log, *terms = sys.argv[1:]
+rates = [Rate(int(limit), int(interval)) for limit, interval in (term.split("/") for term in terms)]
+with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, open(log, "ab", buffering=0) as admissions:
+    bucket = PostgresBucket(pool, table, rates, budget=20)
+    while True:
+        early = time.time_ns()
+        if bucket.put(RateItem("item", bucket.now())):
+            admissions.write(b"%d %d\\n" % (early, time.time_ns()))
+"""
+
+
+class TestClientsThatDieOrStop:
+    def test_four_of_them_killed_or_stopped_at_random_never_exceed_a_limit_and_the_others_go_on(
+        self, postgres_dsn: str, name: str, tmp_path: Path, open_pool: Any
+    ) -> None:
+        chance = random.Random(4)
+        limits = ((20, 150), (300, HOUR))
+        log = tmp_path / "admissions"
+        log.touch()
+        bucket = PostgresBucket(open_pool(postgres_dsn), name, [Rate(*limit) for limit in limits], budget=20)
+        terms = [f"{limit}/{interval}" for limit, interval in limits]
+        command = [sys.executable, "-c", WORK, postgres_dsn, name, str(log), *terms]
+        workers = [subprocess.Popen(command) for _ in range(4)]
+
+        def admitted() -> list[list[int]]:
+            # A killed process may have been admitted and not have told; never the other way round.
+            return [[int(part) for part in line.split()] for line in log.read_bytes().splitlines()]
+
+        try:
+            steps = 0
+            end = time.monotonic() + 30
+            while len(admitted()) < 250 and time.monotonic() < end:
+                time.sleep(0.1)
+                victim = chance.randrange(4)
+                if steps < 6:
+                    workers[victim].kill()
+                    workers[victim].wait()
+                    workers[victim] = subprocess.Popen(command)
+                elif hasattr(signal, "SIGSTOP"):
+                    workers[victim].send_signal(signal.SIGSTOP)
+                    assert isinstance(put(bucket), bool)  # at whatever point it stopped
+                    workers[victim].send_signal(signal.SIGCONT)
+                steps += 1
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        calls = sorted(admitted())
+        assert 250 <= len(calls) <= bucket.count() <= 300
+        for limit, interval in limits:
+            for first, _ in calls:
+                # Those that were surely admitted after the first began, by when they had surely been admitted.
+                ends = sorted(late for early, late in calls if early >= first)
+                if len(ends) > limit:
+                    assert ends[limit] - first > interval * 1_000_000, f"{limit + 1} within {interval} ms after {first}"

@@ -1,0 +1,255 @@
+"""SQLiteBucket when its file is locked, lost or damaged, and when processes die or stop at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiolimiter_fast import Limiter, Rate, RateItem, SQLiteBucket
+from aiolimiter_fast.errors import BackendUnavailable
+
+HOUR = 3_600_000
+
+HOLD = """
+import sqlite3, sys
+conn = sqlite3.connect(sys.argv[1], isolation_level=None)
+conn.execute("BEGIN IMMEDIATE")
+conn.execute("DELETE FROM limits")
+print("holding", flush=True)
+sys.stdin.read()
+"""
+
+WORK = """
+import sys, time
+from aiolimiter_fast import Rate, RateItem, SQLiteBucket
+path, log, *terms = sys.argv[1:]
+rates = [Rate(int(limit), int(interval)) for limit, interval in (term.split("/") for term in terms)]
+bucket = SQLiteBucket.init_from_file(rates, "limits", path)
+with open(log, "ab", buffering=0) as admissions:
+    while True:
+        early = time.time_ns()
+        if bucket.put(RateItem("item", bucket.now())):
+            admissions.write(b"%d %d\\n" % (early, time.time_ns()))
+"""
+
+
+def run(program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@contextmanager
+def locked(path: str) -> Iterator[subprocess.Popen[bytes]]:
+    """While another process is in the middle of a transaction on the file."""
+    with run(HOLD, path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"holding"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "limits.sqlite")
+
+
+@pytest.fixture
+def make(path: str) -> Iterator[Callable[..., SQLiteBucket]]:
+    made: list[SQLiteBucket] = []
+
+    def make(*rates: Rate, **arguments: Any) -> SQLiteBucket:
+        made.append(SQLiteBucket.init_from_file(list(rates), "limits", path, **arguments))
+        return made[-1]
+
+    yield make
+    for bucket in made:
+        bucket.close()
+
+
+def put(bucket: Any, weight: int = 1) -> bool:
+    return bool(bucket.put(RateItem("item", bucket.now(), weight)))
+
+
+def tries(bucket: Any, times: int) -> list[bool]:
+    return [put(bucket) for _ in range(times)]
+
+
+class TestALockedFile:
+    def test_it_raises_with_sqlites_own_error_as_the_cause_and_goes_on_afterwards(self, path: str, make: Any) -> None:
+        bucket = make(Rate(2, HOUR), budget=0.05)
+        assert put(bucket)
+        with locked(path):
+            for call in (lambda: put(bucket), bucket.flush):
+                with pytest.raises(BackendUnavailable, match="database is locked") as caught:
+                    call()
+                assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+            assert bucket.count() == 1  # who only reads is not held up
+        assert tries(bucket, 2) == [True, False]
+
+    @pytest.mark.parametrize(("policy", "expected"), [("open", [True] * 3), ("closed", [False] * 3)])
+    def test_it_admits_or_denies_everything_where_that_is_wanted(
+        self, path: str, make: Any, policy: str, expected: list[bool]
+    ) -> None:
+        bucket = make(Rate(1, HOUR), budget=0.02, on_backend_error=policy)
+        bucket.outages.pause = 0.01
+        with locked(path):
+            assert tries(bucket, 3) == expected
+            if policy == "closed":
+                assert bucket.waiting(RateItem("item", bucket.now())) > 0
+        time.sleep(bucket.outages.pause)
+        assert tries(bucket, 2) == [True, False]
+
+    def test_it_goes_by_a_share_of_the_limit_in_this_process(self, path: str, make: Any) -> None:
+        bucket = make(Rate(8, HOUR), budget=0.02, on_backend_error="local", local_share=0.25)
+        with locked(path):
+            assert tries(bucket, 3) == [True, True, False]
+        with pytest.raises(ValueError, match="less than one permit"):
+            make(Rate(3, HOUR), on_backend_error="local", local_share=0.25)
+
+    def test_one_that_is_made_meanwhile_begins_by_its_policy(self, path: str, make: Any) -> None:
+        make(Rate(1, HOUR))
+        with locked(path):
+            with pytest.raises(BackendUnavailable, match="locked"):
+                make(Rate(1, HOUR), budget=0.02)
+            bucket = make(Rate(1, HOUR), budget=0.02, on_backend_error="open")
+            bucket.outages.pause = 0.01
+            assert tries(bucket, 3) == [True] * 3
+        time.sleep(bucket.outages.pause)
+        assert tries(bucket, 2) == [True, False]
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes cannot be stopped on this system")
+    def test_a_process_stopped_in_a_transaction_delays_others_by_their_timeout_only(self, path: str, make: Any) -> None:
+        limiter = Limiter(make(Rate(1, HOUR)))
+        with locked(path) as holder:
+            holder.send_signal(signal.SIGSTOP)
+            with pytest.raises(BackendUnavailable, match="locked"):
+                limiter.try_acquire("item", timeout=0.05)
+            holder.send_signal(signal.SIGCONT)
+        assert limiter.try_acquire("item", timeout=60)
+        limiter.close()
+
+    async def test_the_event_loop_goes_on_meanwhile(self, path: str, make: Any) -> None:
+        limiter = Limiter(make(Rate(2, HOUR), budget=0.5))
+        assert await limiter.try_acquire_async("item")
+        with locked(path):
+            call = asyncio.create_task(limiter.try_acquire_async("item"))
+            turns = 0
+            while not call.done():
+                await asyncio.sleep(0.001)
+                turns += 1
+            with pytest.raises(BackendUnavailable):
+                await call
+        assert turns >= 10
+        assert await limiter.try_acquire_async("item")
+        limiter.close()
+
+    def test_readers_of_a_file_without_a_write_ahead_log_are_waited_for(self, path: str) -> None:
+        with SQLiteBucket([Rate(2, HOUR)], sqlite3.connect(path, timeout=0), "limits", budget=0.05) as bucket:
+            reader = sqlite3.connect(path, isolation_level=None)
+            reader.execute("BEGIN").connection.execute("SELECT * FROM limits").fetchall()
+            with pytest.raises(BackendUnavailable, match="locked"):
+                put(bucket)
+            reader.close()
+            assert tries(bucket, 3) == [True, True, False]
+
+
+class TestALostFile:
+    @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+    @pytest.mark.parametrize(
+        ("policy", "expected"), [("open", [True, False]), ("closed", [False, False]), ("raise", [None, True])]
+    )
+    @pytest.mark.parametrize("dropped", [False, True])
+    def test_what_it_is_taken_for_is_up_to_the_user(
+        self, path: str, make: Any, policy: str, expected: list[bool | None], dropped: bool
+    ) -> None:
+        bucket = make(Rate(1, HOUR), Rate(2, 2 * HOUR), on_state_loss=policy)
+        assert tries(bucket, 2) == [True, False]
+        if dropped:
+            with sqlite3.connect(path) as conn:
+                conn.execute("DROP TABLE limits")
+            conn.close()
+        else:
+            for file in Path(path).parent.glob("limits.sqlite*"):
+                file.unlink()
+            bucket._look_at = 0.0
+        if expected[0] is None:
+            with pytest.raises(BackendUnavailable, match="was lost"):
+                put(bucket)
+            expected = expected[1:]
+        assert tries(bucket, len(expected)) == expected
+
+    @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
+    def test_all_buckets_meet_again_in_the_new_file(self, path: str, make: Any) -> None:
+        buckets = [make(Rate(2, HOUR)) for _ in range(2)]
+        assert [put(bucket) for bucket in buckets] == [True, True]
+        for file in Path(path).parent.glob("limits.sqlite*"):
+            file.unlink()
+        for bucket in buckets:
+            bucket._look_at = 0.0
+        assert [put(bucket) for bucket in buckets * 2] == [True, True, False, False]
+
+    def test_a_file_that_is_no_database_is_an_outage_and_left_alone(self, path: str, make: Any) -> None:
+        Path(path).write_bytes(b"my diary\n" * 1000)
+        with pytest.raises(BackendUnavailable, match="not a database"):
+            make(Rate(1, HOUR))
+        assert Path(path).read_bytes() == b"my diary\n" * 1000
+
+    def test_a_folder_that_is_not_there_is_an_outage(self, tmp_path: Path) -> None:
+        with pytest.raises(BackendUnavailable, match="unable to open"):
+            SQLiteBucket.init_from_file([Rate(1, HOUR)], "limits", str(tmp_path / "none" / "limits.sqlite"))
+
+
+class TestKilledProcesses:
+    def test_four_of_them_killed_at_random_never_exceed_a_limit_and_the_others_go_on(
+        self, path: str, tmp_path: Path, make: Any
+    ) -> None:
+        chance = random.Random(4)
+        limits = ((20, 150), (300, HOUR))
+        log = tmp_path / "admissions"
+        log.touch()
+        bucket = make(*(Rate(*limit) for limit in limits))
+        arguments = (path, str(log), *(f"{limit}/{interval}" for limit, interval in limits))
+        workers = [run(WORK, *arguments) for _ in range(4)]
+
+        def admitted() -> list[list[int]]:
+            # A killed process may have been admitted and not have told; never the other way round.
+            return [[int(part) for part in line.split()] for line in log.read_bytes().splitlines()]
+
+        try:
+            kills = 0
+            end = time.monotonic() + 30
+            while len(admitted()) < 250 and time.monotonic() < end:
+                time.sleep(0.1)
+                if kills < 12:
+                    victim = chance.randrange(4)
+                    workers[victim].kill()
+                    workers[victim].communicate()
+                    workers[victim] = run(WORK, *arguments)
+                    kills += 1
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
+        calls = sorted(admitted())
+        assert 250 <= len(calls) <= bucket.count() <= 300
+        for limit, interval in limits:
+            for first, _ in calls:
+                # Those that were surely admitted after the first began, by when they had surely been admitted.
+                ends = sorted(late for early, late in calls if early >= first)
+                if len(ends) > limit:
+                    assert ends[limit] - first > interval * 1_000_000, f"{limit + 1} within {interval} ms after {first}"
+        assert tries(bucket, 1) in ([True], [False])
