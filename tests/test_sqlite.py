@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -117,23 +120,22 @@ class TestTheTable:
         before = threading.active_count()
         with Limiter(bucket):
             assert threading.active_count() == before
-            for number in range(400):
+            for number in range(1000):
                 assert put(bucket, START + 10 * number)
-            # A window holds 101 of them; it is cleared every 64 admissions.
-            assert execute("SELECT COUNT(*) FROM limits")[0][0] <= 101 + 64
+            # A window holds 101 of them; what is older goes every 256 admissions.
+            assert execute("SELECT COUNT(*) FROM limits")[0][0] <= 101 + 256
 
     def test_a_log_that_nobody_has_pruned_goes_in_batches(self, make: Any, execute: Any) -> None:
         bucket = make(Rate(10**6, 1000))
-        for number in range(3000):
-            put(bucket, START + number // 1000)
+        for number in range(1200):
+            put(bucket, START + number // 600)
         bucket.scheduled()
         left = []
-        for number in range(4 * 64):
+        for number in range(3 * 256):
             put(bucket, START + HOUR + number)
             left.append(execute("SELECT COUNT(*) FROM limits WHERE item_timestamp < ?", (START + HOUR,))[0][0])
-        assert sorted(set(left), reverse=True) == left[:1] + sorted(set(left) - {3000}, reverse=True)
-        assert left[-1] == 0
-        assert 3 <= len(set(left)) <= 4
+        # All of one millisecond go together.
+        assert list(dict.fromkeys(left)) in ([1200, 600, 0], [600, 0])
 
     def test_the_running_total_begins_anew_before_it_is_too_large(self, make: Any, execute: Any) -> None:
         huge = 1 << 60
@@ -359,6 +361,15 @@ class TestTheClock:
         assert not put(bucket)
         assert bucket.peek(0).timestamp == START + 5_000
 
+    def test_nor_does_one_by_the_real_clock_count_before_it(self, make: Any) -> None:
+        bucket = make(Rate(10, HOUR))
+        for _ in range(5):
+            item = RateItem("item", bucket.now())
+            while bucket.now() <= item.timestamp:
+                pass
+            assert bucket.put(item)
+            assert bucket.peek(0).timestamp > item.timestamp
+
     def test_an_item_from_a_clock_a_little_behind_does_not_count_earlier_than_the_newest(self, make: Any) -> None:
         bucket = make(Rate(2, 1000))
         assert put(bucket, START)
@@ -484,6 +495,17 @@ class TestForks:
 
             assert self.in_child(refused)
             assert puts(bucket, START, 3) == 2
+
+
+class TestExamples:
+    def test_those_of_the_page_and_of_the_docstring_run(self) -> None:
+        page = Path(__file__).parent.parent / "docs" / "backends-sql.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else "```python\n```\n"  # not beside a wheel
+        blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        docstring = textwrap.dedent((inspect.getdoc(SQLiteBucket) or "").partition("Example:\n")[2])
+        assert len(blocks) == 1
+        for source in (*blocks, docstring):
+            exec(compile(source, str(page), "exec"), {})
 
 
 class TestFactories:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -319,7 +320,10 @@ def statements(function: str, table: str, terms: Terms, fixed: bool, reference: 
     """What to say to the server, always with parameters: a percent sign is doubled."""
     function, table = function.replace("%", "%%"), table.replace("%", "%%")
     rates = ", ".join(f"{limit}, {interval}" for limit, interval in terms)
-    call = f"SELECT {function}(%s::bigint, %s::text, {{}}, {{}}, {rates})"
+
+    def call(instant: str, prune: str) -> str:
+        return f"SELECT {function}(%s::bigint, %s::text, {instant}, {prune}, {rates})"
+
     starts = [f"({CLOCK} - {f'{CLOCK} %% {interval}' if fixed else interval})" for _, interval in terms]
     waits = [
         f"{interval} - {CLOCK} %% {interval}"
@@ -342,9 +346,9 @@ def statements(function: str, table: str, terms: Terms, fixed: bool, reference: 
 
     earliest = since(f"least({', '.join(starts)})")
     return Statements(
-        put=call.format("NULL", "false"),
-        put_and_prune=call.format("NULL", "true"),
-        put_at=call.format("%s::bigint", "%s"),
+        put=call("NULL", "false"),
+        put_and_prune=call("NULL", "true"),
+        put_at=call("%s::bigint", "%s"),
         count=text("count", "'-infinity'" if reference else "-9223372036854775808"),
         count_since=text("count", earliest),
         used="SELECT " + ", ".join(text("count", since(start)).removeprefix("SELECT ") for start in starts),
@@ -375,9 +379,14 @@ class Watch:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    def forked(self) -> None:
+        """In a child: the thread has stayed behind."""
+        self._calls.clear()
+        self._lock, self._thread = threading.Lock(), None
+
     def begin(self, conn: Any, deadline: float) -> None:
         self._calls[conn] = deadline
-        if self._thread is None or not self._thread.is_alive():  # also after a fork
+        if self._thread is None:
             with self._lock:
                 self._thread = threading.Thread(target=self._run, name="aiolimiter_fast postgres", daemon=True)
                 self._thread.start()
@@ -390,11 +399,16 @@ class Watch:
 
     def _run(self) -> None:
         used = time.monotonic()
-        while self._calls or time.monotonic() < used + self.idle:
+        while True:
             time.sleep(self.tick)
             now = time.monotonic()
             if self._calls:
                 used = now
+            elif now > used + self.idle:
+                # A call that begins from here on starts another thread; one that has begun is seen below.
+                self._thread = None
+                if not self._calls:
+                    return
             for conn, deadline in list(self._calls.items()):
                 if deadline <= now:
                     with self._lock:
@@ -403,6 +417,8 @@ class Watch:
 
 
 watch = Watch()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watch.forked)
 
 
 def cut(conn: Any) -> None:

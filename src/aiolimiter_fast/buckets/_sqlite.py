@@ -23,7 +23,7 @@ PATIENCE = 5.0
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
-BATCH = 1024
+BATCH = 512
 CHANGED = r"no such (table|column)|has (no|\d+) column"
 BUSY = ("database is locked", "database schema is locked", "database table is locked")
 
@@ -269,6 +269,19 @@ class RunTable(Table):
         )
         self.insert = f"INSERT INTO {self.name} VALUES (?, ?, ?, ?)"
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
+        # Enter an item if it is still the millisecond of its time stamp, there is an entry already, none from the
+        # future, and room: for all rates if the longest window holds no more than the smallest limit, else for each.
+        # ?4 and ?5 are limit and interval of the first rate.
+        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 -"
+        windows = [f"coalesce(({base} ?{5 + 2 * i} {order}), total)" for i in range(rates)]
+        room = " AND ".join(f"total + ?2 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
+        if rates > 1:
+            room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
+        self.enter = (
+            f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest}) WHERE"
+            " ?1 = CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
+            f" AND item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
+        )
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
         self.reached = f"SELECT total FROM {self.name} WHERE item_timestamp <= ? {back}"
         self.next = f"SELECT item_timestamp FROM {self.name} WHERE item_timestamp >= ? AND total >= ? {order}"
@@ -343,7 +356,8 @@ class RunTable(Table):
         return 0 if base is None else int(newest[1] - base[0])
 
     def prune(self, execute: Any, bound: int) -> None:
-        execute(self.delete, (bound,))
+        if execute(self.oldest).fetchone()[0] < bound:
+            execute(self.delete, (bound,))
 
 
 class ReferenceTable(Table):

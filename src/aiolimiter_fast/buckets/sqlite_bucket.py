@@ -37,7 +37,7 @@ LOOK_EVERY = 0.1
 # Seconds from one try to get the file's lock to the next: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 # Admissions from one pruning to the next.
-PRUNE_EVERY = 64
+PRUNE_EVERY = 256
 # Milliseconds by which the newest entry may be ahead of the clock before it is said that the clock went back.
 AHEAD = 1000
 
@@ -164,9 +164,14 @@ class SQLiteBucket(BackendBucket):
         self._found = False  # the table was there, or was made, once
         self._puts = 0
         self._look_at = 0.0
+        # What `put` may execute at once: the cursor's method and the statement, where nothing is in the way.
+        self._enter: tuple[Callable[..., sqlite3.Cursor], str] | None = None
         self._database = _sqlite.Database(source)
         self.rates = rates
         self.lock: Any = self._database.mutex if lock is None else lock
+        is_own = self._database.path is not None
+        is_plain = is_own and lock is None and not reference_format
+        self._is_plain = is_plain and type(self._algorithm) is SlidingWindowLog
         try:
             self.outages.ask(lambda _: self._run(lambda *_: None, None))
         except BackendUnavailable:
@@ -234,6 +239,7 @@ class SQLiteBucket(BackendBucket):
     def rates(self, rates: list[Rate]) -> None:
         with self._database.mutex:
             BackendBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
+            self._enter = None
             if self._log is not None:
                 self._log.prepare(len(self._rates))
         if self.outages.local_share is not None:
@@ -248,7 +254,38 @@ class SQLiteBucket(BackendBucket):
 
         Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
-        return self.put_decision(item).failing_rate is None
+        # What is plain is decided here at the least cost: a statement alone is a transaction that may write from its
+        # beginning. Whatever is in the way, `put_decision` sees to it.
+        enter, weight, name, mutex = self._enter, item.weight, item.name, self._database.mutex
+        if (
+            enter is None
+            or type(item.timestamp) is not Reading
+            or type(weight) is not int
+            or weight <= 0
+            or type(name) is not str
+            or time.monotonic() >= self._look_at
+            or not mutex.acquire(False)
+        ):
+            return self.put_decision(item).failing_rate is None
+        try:
+            terms = [item.timestamp, weight, name]
+            for rate in self._rates:
+                terms += rate.limit, rate.interval
+            entered = enter[0](enter[1], terms).rowcount == 1
+        except sqlite3.DatabaseError:
+            entered = False
+        finally:
+            mutex.release()
+        if not entered:
+            return self.put_decision(item).failing_rate is None
+        if self._scheduled:
+            self._puts += 1
+            if self._puts >= PRUNE_EVERY:
+                self._enter = None
+        self.failing_rate = self._last_wait = None
+        if getattr(item, "noted", None) is not None:
+            item.noted = None
+        return True
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
@@ -263,6 +300,7 @@ class SQLiteBucket(BackendBucket):
         try:
             decision = self._run(self._put, item)
         except outages.errors as error:
+            self._enter = None
             decision = outages._failed(error, self._algorithm, self._rates, weight)
         return self._note(item, decision)
 
@@ -285,8 +323,10 @@ class SQLiteBucket(BackendBucket):
         if decision.failing_rate is None:
             log.append(execute, at, total, weight, item.name)
             self._puts += 1
-            if self._scheduled and not self._puts % PRUNE_EVERY:
-                log.prune(execute, self._bound(at))
+            if self._puts >= PRUNE_EVERY:
+                self._puts = 0
+                if self._scheduled:
+                    log.prune(execute, self._bound(at))
         return decision
 
     def _look(self, execute: Any, log: _sqlite.Table, timestamp: int) -> _View:
@@ -385,6 +425,7 @@ class SQLiteBucket(BackendBucket):
                 result = action(execute, self._log or self._find(execute), argument)
                 execute("COMMIT")
             except sqlite3.DatabaseError as error:  # noqa: PERF203
+                self._enter = None
                 if str(error).startswith("cannot start a transaction"):
                     raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
                 database.rollback()
@@ -405,6 +446,8 @@ class SQLiteBucket(BackendBucket):
                 database.rollback()
                 raise
             else:
+                if self._is_plain and isinstance(self._log, _sqlite.RunTable):
+                    self._enter = execute, self._log.enter
                 return result
 
     def _reopen(self) -> Callable[..., Any]:
@@ -488,6 +531,7 @@ class SQLiteBucket(BackendBucket):
 
     def close(self) -> None:
         """Close the connection. What was admitted stays in the table."""
+        self._enter = None
         self._database.close()
 
 

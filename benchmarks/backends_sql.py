@@ -1,0 +1,255 @@
+"""What does a decision cost in SQLite and in PostgreSQL, beside the least that a durable change can cost there?
+
+For SQLite the limit is `BEGIN IMMEDIATE; UPDATE; COMMIT` of one row, in a file with the same settings (write-ahead log,
+synchronous=NORMAL); pyrate-limiter's bucket is given such a file too. For PostgreSQL it is a one-row
+`UPDATE ... RETURNING` on the same pool, as `with pool.connection()` runs it, and once more in autocommit mode, which is
+what our bucket uses. Each ratio is taken within one round, the limit right before it. Every call is admitted. The
+server is that of the tests: POSTGRES_DSN, or one from PATH or from the test group's wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyrate_limiter
+from _measure import OURS, Row, Samples, interleave, main, new_loop, ratios
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from servers import PostgresServer
+
+from aiolimiter_fast import PostgresBucket, Rate, RateItem, SQLiteBucket
+
+THEIRS = "pyrate-limiter"
+PEERS = (THEIRS,)
+MANY = 10**6
+ONE = ((MANY, 1000),)
+THREE = ((MANY, 1000), (2 * MANY, 5000), (3 * MANY, 60_000))
+UPDATE = "UPDATE bare SET n = n + 1 WHERE id = 1"
+
+
+def timed(call: Callable[[], Any], n: int) -> float:
+    start = perf_counter()
+    for _ in range(n):
+        call()
+    return (perf_counter() - start) / n * 1e6
+
+
+def timed_on(loop: asyncio.AbstractEventLoop, call: Callable[[], Awaitable[Any]], n: int) -> float:
+    async def run() -> float:
+        start = perf_counter()
+        for _ in range(n):
+            await call()
+        return (perf_counter() - start) / n * 1e6
+
+    return loop.run_until_complete(run())
+
+
+def putting(bucket: Any, item: type) -> Callable[[], Any]:
+    return lambda: bucket.put(item("x", bucket.now()))
+
+
+def faster(what: str, loop_name: str, figures: dict[str, Samples]) -> Row:
+    speed = [other / own for own, other in zip(figures[OURS].values, figures[THEIRS].values, strict=True)]
+    return Row(f"  times faster, {what}", loop_name, {OURS: Samples(speed)}, 2.0, at_least=True, peers=PEERS)
+
+
+# SQLite
+
+
+def connected(path: str) -> sqlite3.Connection:
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    conn.execute("PRAGMA journal_mode=WAL")
+    conn.execute("PRAGMA synchronous=NORMAL")
+    return conn
+
+
+def bare_transaction(conn: sqlite3.Connection) -> Callable[[], None]:
+    conn.execute("CREATE TABLE bare (id INTEGER PRIMARY KEY, n INTEGER)")
+    conn.execute("INSERT INTO bare VALUES (1, 0)")
+    execute = conn.cursor().execute
+
+    def run() -> None:
+        execute("BEGIN IMMEDIATE")
+        execute(UPDATE)
+        execute("COMMIT")
+
+    return run
+
+
+def their_sqlite(rates: Any, path: str) -> Any:
+    """Their bucket, with the isolation level that it makes its connections with, and our file's settings."""
+    made = pyrate_limiter.SQLiteBucket.init_from_file([pyrate_limiter.Rate(*rate) for rate in rates], "limits", path)
+    made.conn.execute("PRAGMA journal_mode=WAL")
+    made.conn.execute("PRAGMA synchronous=NORMAL")
+    return made
+
+
+def sqlite_rows(loop_name: str, quick: bool) -> list[Row]:
+    if loop_name != "asyncio":
+        return []
+    rounds, n = (15, 50) if quick else (100, 100)
+    answers = []
+    with tempfile.TemporaryDirectory() as folder, closing(connected(f"{folder}/bare.sqlite")) as conn:
+        bare = partial(timed, bare_transaction(conn), n)
+        for what, rates in (("one rate", ONE), ("three rates", THREE)):
+            ours = SQLiteBucket.init_from_file([Rate(*rate) for rate in rates], "limits", f"{folder}/ours {what}")
+            ours.scheduled()
+            theirs = their_sqlite(rates, f"{folder}/theirs {what}")
+            cases = {
+                OURS: partial(timed, putting(ours, RateItem), n),
+                THEIRS: partial(timed, putting(theirs, pyrate_limiter.RateItem), n),
+            }
+            figures, limit = ratios(bare, cases, rounds)
+            answers.append(
+                Row(
+                    f"SQLite put, {what} / BEGIN; UPDATE; COMMIT",
+                    "-",
+                    figures,
+                    1.5,
+                    limit=limit,
+                    unit="us",
+                    peers=PEERS,
+                )
+            )
+            answers.append(faster(what, "-", figures))
+            ours.close()
+            theirs.close()
+    return answers
+
+
+# PostgreSQL
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    if dsn := os.environ.get("POSTGRES_DSN"):
+        yield dsn
+    else:
+        with PostgresServer() as own:
+            yield own.dsn
+
+
+def table() -> str:
+    return f"bench_{uuid.uuid4().hex[:12]}"
+
+
+def bare_update(pool: Any) -> None:
+    with pool.connection() as conn:
+        conn.execute(UPDATE + " RETURNING n").fetchone()
+
+
+def bare_update_alone(pool: Any) -> None:
+    with pool.connection() as conn:
+        conn.autocommit = True
+        conn.execute(UPDATE + " RETURNING n").fetchone()
+        conn.autocommit = False
+
+
+async def bare_update_async(pool: Any) -> None:
+    async with pool.connection() as conn:
+        await (await conn.execute(UPDATE + " RETURNING n")).fetchone()
+
+
+def sync_rows(dsn: str, rounds: int, n: int) -> list[Row]:
+    answers = []
+    with ConnectionPool(dsn, min_size=2, max_size=2, open=True) as pool:
+        with pool.connection() as conn:
+            conn.execute("DROP TABLE IF EXISTS bare")
+            conn.execute("CREATE TABLE bare (id int PRIMARY KEY, n bigint)")
+            conn.execute("INSERT INTO bare VALUES (1, 0)")
+        bare: Any = partial(timed, partial(bare_update, pool), n)
+        alone: Any = partial(timed, partial(bare_update_alone, pool), n)
+        for what, rates in (("one rate", ONE), ("three rates", THREE)):
+            ours = PostgresBucket(pool, table(), [Rate(*rate) for rate in rates])
+            ours.scheduled()
+            theirs = pyrate_limiter.PostgresBucket(pool, table(), [pyrate_limiter.Rate(*rate) for rate in rates])
+            measure = partial(timed, putting(ours, RateItem), n)
+            cases = {OURS: measure, THEIRS: partial(timed, putting(theirs, pyrate_limiter.RateItem), n)}
+            figures, limit = ratios(bare, cases, rounds)
+            answers.append(
+                Row(f"PostgreSQL put, {what} / UPDATE", "-", figures, 1.4, limit=limit, unit="us", peers=PEERS)
+            )
+            answers.append(faster(what, "-", figures))
+            figures, limit = ratios(alone, {OURS: measure}, rounds)
+            answers.append(
+                Row(f"PostgreSQL put, {what} / autocommit UPDATE", "-", figures, limit=limit, unit="us", peers=PEERS)
+            )
+    return answers
+
+
+def async_row(dsn: str, loop_name: str, rounds: int, n: int) -> Row:
+    loop = new_loop(loop_name)
+    pool = AsyncConnectionPool(dsn, min_size=2, max_size=2, open=False)
+    loop.run_until_complete(pool.open(wait=True))
+    ours = PostgresBucket(pool, table(), [Rate(*rate) for rate in THREE])
+    cases = {OURS: partial(timed_on, loop, putting(ours, RateItem), n)}
+    figures, limit = ratios(partial(timed_on, loop, partial(bare_update_async, pool), n), cases, rounds)
+    loop.run_until_complete(pool.close())
+    loop.close()
+    what = "PostgreSQL put, three rates, async / UPDATE"
+    return Row(what, loop_name, figures, 1.4, limit=limit, unit="us", peers=PEERS)
+
+
+WORK = """
+import importlib, sys
+from psycopg_pool import ConnectionPool
+package, dsn, table = sys.argv[1:]
+library = importlib.import_module(package)
+with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+    bucket = library.PostgresBucket(pool, table, [library.Rate(1_000_000, 3_600_000)])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(sum(not bucket.put(library.RateItem("x", bucket.now())) for _ in range(300)), flush=True)
+"""
+
+
+def false_denials(package: str, dsn: str) -> float:
+    """The share of calls that are denied although there is room, of four processes at once."""
+    name = table()
+    command = [sys.executable, "-c", WORK, package, dsn, name]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    workers = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    for worker in workers:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
+    return sum(int(worker.communicate()[0]) for worker in workers) / 1200 * 100
+
+
+def postgres_rows(loop_name: str, quick: bool) -> list[Row]:
+    rounds, n = (10, 20) if quick else (60, 50)
+    with server() as dsn:
+        with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection() as conn:
+            conn.execute("CREATE TABLE IF NOT EXISTS bare (id int PRIMARY KEY, n bigint)")
+            conn.execute("INSERT INTO bare VALUES (1, 0) ON CONFLICT DO NOTHING")
+        answers = [async_row(dsn, loop_name, rounds, n)]
+        if loop_name == "asyncio":
+            denials = {
+                OURS: partial(false_denials, "aiolimiter_fast", dsn),
+                THEIRS: partial(false_denials, "pyrate_limiter", dsn),
+            }
+            answers += sync_rows(dsn, rounds, n)
+            figures = interleave(denials, 1 if quick else 3)
+            answers.append(Row("PostgreSQL false denials, 4 processes, %", "-", figures, 0.0, worst=True, peers=PEERS))
+    return answers
+
+
+if __name__ == "__main__":
+    main({"sqlite": sqlite_rows, "postgres": postgres_rows}, __doc__)
