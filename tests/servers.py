@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -57,10 +58,17 @@ def wait_until(happens: Callable[[], Any], what: str, patience: float = PATIENCE
         time.sleep(0.005)
 
 
+# Ends a server when the tests that started it have ended in any way: then this program's input is closed.
+GUARD = (
+    "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), getattr(signal, 'SIGKILL', signal.SIGTERM))"
+)
+
+
 class Server:
     """A server's process. It can be stopped, killed, frozen, and started again on the same port and data."""
 
     process: subprocess.Popen[bytes] | None = None
+    guard: subprocess.Popen[bytes] | None = None
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -81,6 +89,9 @@ class Server:
                 self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **self.options
             )
 
+        guard = [sys.executable, "-I", "-S", "-c", GUARD, str(self.process.pid)]
+        self.guard = subprocess.Popen(guard, stdin=subprocess.PIPE)
+
         def is_up() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, log.read_text(errors="replace")[-2000:]
@@ -89,6 +100,10 @@ class Server:
         wait_until(is_up, f"the start of {self.command()[0]}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.guard is not None:
+            self.guard.kill()
+            self.guard.communicate()
+            self.guard = None
         if self.process is not None:
             self.process.send_signal(number)
             self.resume()

@@ -432,6 +432,8 @@ def test_during_the_pause_the_backend_is_spared_and_then_one_call_tries(monkeypa
 
     def attempt(seconds: float) -> Decision:
         tries.append(seconds)
+        if len(tries) == 2:
+            assert not decide()  # somebody else, meanwhile
         if len(tries) < 3:
             raise KeyError("down")
         return Decision()

@@ -223,6 +223,31 @@ def test_it_decides_as_the_bucket_in_memory_does(
     on.raw.delete(bucket.bucket_key)
 
 
+def test_a_fixed_window_that_begins_before_the_longest_ones_is_minded(one: Subject) -> None:
+    clock = ServerClock(one.raw)
+    bucket = one.bucket([Rate(3, 10), Rate(6, 30), Rate(8, 50)], algorithm=FixedWindow())
+    bucket._log = clock.told(_lua.LOG)
+    begin = clock.now // 150_000 * 150_000
+    answers = []
+    for instant, weight in ((31, 3), (42, 2), (51, 1), (52, 1), (60, 1)):
+        clock.set(begin + instant * 1000)
+        answers.append(one.put(bucket, weight))
+    assert answers == [True, True, True, False, True]
+
+
+def test_calls_stay_in_order_when_the_server_clock_steps_back(one: Subject) -> None:
+    clock = ServerClock(one.raw)
+    bucket = one.bucket([Rate(3, HOUR)])
+    bucket._log = clock.told(_lua.LOG)
+    clock.set(time.time_ns() // 1000)
+    assert one.put(bucket, name="a")
+    clock.advance(-500_000)
+    assert one.put(bucket, name="b")
+    newest = bucket.peek(0)
+    assert newest is not None
+    assert (newest.name, bucket.count()) == ("b", 2)
+
+
 def test_a_server_clock_that_steps_back_admits_nothing_more_and_locks_nobody_out(one: Subject) -> None:
     clock = ServerClock(one.raw)
     bucket = one.bucket([Rate(3, 1000)])

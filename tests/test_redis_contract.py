@@ -38,7 +38,7 @@ class _AtRedis(BucketContract):
     shared = True
     persistent = True
     own_clock = True
-    interval = 60
+    interval = 30
     url: str
     make: Callable[..., Any]
 

@@ -73,8 +73,11 @@ def test_data_of_the_reference_is_taken_over_once_and_counted_in_full(one: Subje
     other = theirs(one, key, *RATES)
     assert put_theirs(other, 3, "a:b", ago=2000)
     assert put_theirs(other, 2)
+    times = [int(score) for _, score in one.raw.zrange(key, 0, -1, withscores=True)]
     ours = one.bucket([Rate(*rate) for rate in RATES], key)
     assert ours.count() == 5
+    kept = [ours.peek(index) for index in (-1, 0)]
+    assert [item and item.timestamp for item in kept] == [times[0], times[-1]]
     assert one.raw.zcard(key) == 2
     assert one.raw.pttl(key) >= HOUR
     names = [item and item.name for item in (ours.peek(0), ours.peek(2))]

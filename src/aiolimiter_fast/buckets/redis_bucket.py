@@ -152,7 +152,10 @@ class RedisBucket(BackendBucket):
         if not isinstance(item.weight, int):
             raise TypeError(f"weight must be a whole number, got {item.weight!r}")
         name = bytes_of("name", str(item.name))
-        answer = self._run(self._log, lambda name: self._arguments(item.weight, name, self._loss), name, seconds)
+        if self.reference_format:
+            answer = self._run(self._log, lambda name: self._arguments(item.weight, name, self._loss), name, seconds)
+        else:
+            answer = self._link.script(self._log, self._key, self._arguments(item.weight, name, self._loss), seconds)
         return self._read_later(answer) if self.is_async else self._read(answer)
 
     def _run(self, script: _lua.Script, arguments: Callable[[bytes], Arguments], name: bytes, seconds: float) -> Any:
