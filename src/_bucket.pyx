@@ -6,9 +6,10 @@ Contents:
                    TimerFd: the timer descriptor of a loop, alive as long as the loop is open
     events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
+    spare.pxi      recycling of awaitables that did not have to wait
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
-    window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter
+    window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter; Limited: decorated
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
@@ -31,9 +32,9 @@ from aiolimiter_fast._core.leaky cimport (
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
-    HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_drop, window_due, window_failing,
-    window_find, window_free, window_rate, window_rate_due, window_reserve, window_slot, window_t, window_take_back,
-    window_trim,
+    HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_due, window_failing, window_find,
+    window_free, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot, window_t,
+    window_take_back, window_trim,
 )
 
 import warnings
@@ -55,6 +56,8 @@ cdef extern from "Python.h":
         void* tp_dealloc
         void* tp_iternext
         void* tp_traverse
+        Py_ssize_t tp_dictoffset
+        Py_ssize_t tp_vectorcall_offset
         unsigned long tp_flags
         unsigned int tp_version_tag
     TypeSlots* Py_TYPE(object)
@@ -67,8 +70,11 @@ cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject*)
     void PyErr_Fetch(PyObject**, PyObject**, PyObject**)
     void PyErr_Restore(PyObject*, PyObject*, PyObject*)
+    void PyErr_WriteUnraisable(PyObject*)
     void PyErr_SetObject(object, object)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    unsigned long Py_TPFLAGS_HAVE_VECTORCALL, Py_TPFLAGS_METHOD_DESCRIPTOR
+    object PyObject_Vectorcall(object, PyObject**, size_t, PyObject*)
     long long PyLong_AsLongLongAndOverflow(object, int*) except? -1
 
 cdef extern from *:
@@ -224,6 +230,7 @@ cdef class LeakyBucket:
 include "_bucket/loop.pxi"
 include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
+include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
 include "_bucket/window.pxi"

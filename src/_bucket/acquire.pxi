@@ -224,70 +224,37 @@ cdef object acquire_begin(Acquire self, AsyncLimiter limiter):
     return self.future
 
 
-# The awaitables of calls that need not wait live for a fraction of a microsecond. They are recycled by hand and
-# not tracked by the garbage collector before they wait, which a quarter of the time of such a call depends on.
-cdef PyObject* spare[SPARE]
-cdef int spares = 0
-cdef void (*acquire_free)(PyObject*) noexcept
+cdef spare_t spare_acquires
 
 
-# (One that is never awaited and hangs on its own limiter is a cycle that is not seen.)
 cdef inline Acquire new_acquire():
-    global spares
-    cdef Acquire awaitable
-    if spares:
-        spares -= 1
-        _Py_NewReference(spare[spares])
-        awaitable = owned(spare[spares])
-    else:
-        awaitable = Acquire.__new__(Acquire)
-        PyObject_GC_UnTrack(<PyObject*>awaitable)
+    cdef Acquire awaitable = <Acquire>spare_take(&spare_acquires, Acquire)
     awaitable.state = CREATED
     return awaitable
 
 
+cdef int acquire_finish(PyObject* dying) except -1:
+    cdef bint started = (<Acquire>dying).state != CREATED
+    waiter_abandon(<Acquire>dying)
+    if not started:
+        warn("coroutine 'AsyncLimiter.acquire' was never awaited", RuntimeWarning)
+    return 0
+
+
 cdef void acquire_dealloc(PyObject* dying) noexcept:
     """The type's deallocator: see that nothing is left behind, then recycle or free."""
-    global spares
-    if (<Acquire>dying).state != DONE:
-        Py_SET_REFCNT(dying, 1)
-        acquire_finalize(dying)
-        if Py_REFCNT(dying) > 1:  # a warning filter or a handler has kept it
-            Py_SET_REFCNT(dying, Py_REFCNT(dying) - 1)
-            return
-        Py_SET_REFCNT(dying, 0)
+    if (<Acquire>dying).state != DONE and not spare_dies(dying, acquire_finish):
+        return
     if RECYCLE and (<Acquire>dying).link is None:
         (<Acquire>dying).limiter = None
         (<Acquire>dying).amount = None
         (<Acquire>dying).timeout = None
-        if spares < SPARE:
-            spare[spares] = dying
-            spares += 1
+        if spare_keep(&spare_acquires, dying):
             return
-    acquire_free(dying)
+    spare_acquires.free(dying)
 
 
-cdef void acquire_finalize(PyObject* dying) noexcept:
-    cdef PyObject *kind = NULL
-    cdef PyObject *value = NULL
-    cdef PyObject *traceback = NULL
-    cdef bint started = (<Acquire>dying).state != CREATED
-    PyErr_Fetch(&kind, &value, &traceback)
-    abandon_quietly(dying)
-    if not started:
-        warn_never_awaited()
-    PyErr_Restore(kind, value, traceback)
-
-
-cdef void abandon_quietly(PyObject* dying) noexcept:
-    waiter_abandon(<Acquire>dying)
-
-
-cdef void warn_never_awaited() noexcept:
-    warn("coroutine 'AsyncLimiter.acquire' was never awaited", RuntimeWarning)
-
-
-acquire_free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Acquire).tp_dealloc
+spare_acquires.free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Acquire).tp_dealloc
 (<TypeSlots*>Acquire).tp_dealloc = <void*>acquire_dealloc
 # `await` asks one of these two slots, tasks the first; both spare the StopIteration.
 (<TypeSlots*>Acquire).tp_as_async.am_send = <void*>acquire_send

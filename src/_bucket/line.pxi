@@ -263,7 +263,6 @@ cdef class Patience(Event):
 
 @cython.final
 @cython.no_gc_clear
-@cython.freelist(64)
 cdef class Waiter:
     """A caller of a limiter: what `try_acquire_async` returns, a lazy awaitable of True or False.
 
@@ -290,12 +289,6 @@ cdef class Waiter:
     cr_code = None
     cr_frame = None
     cr_origin = None
-
-    def __del__(self):
-        if self.state == CREATED:
-            self.state = DONE
-            warn("coroutine 'Limiter.try_acquire_async' was never awaited", RuntimeWarning)
-        call_abandon(self)
 
     @property
     def cr_await(self):
@@ -408,12 +401,9 @@ cdef object call_begin(Waiter self, bint* admitted):
     cdef int decision
     cdef bint waits = self.block and self.patience > 0
     cdef LoopTimer timer
-    with cython.critical_section(line):
-        now = line.now()
-        decision = line.enter(self.weight, self.name, now, waits)
+    decision = self.limiter.decide(self.weight, self.name, waits)
     if decision == 1 or decision < 0 or not waits:
         admitted[0] = decision == 1
-        self.limiter.note(admitted[0], 0)
         return None
     loop = running_loop()
     if loop is None:
@@ -424,8 +414,11 @@ cdef object call_begin(Waiter self, bint* admitted):
     self.future = future
     try:
         with cython.critical_section(line):
+            now = line.now()
             self.ticket = line.ticket(timer)
             line.enqueue(self, now)
+            if not PyObject_GC_IsTracked(<PyObject*>self):
+                PyObject_GC_Track(<PyObject*>self)
             if self.patience != NEVER:
                 self.expiry = Patience.__new__(Patience)
                 self.expiry.timer = timer
@@ -499,6 +492,36 @@ cdef PyObject* call_next(Waiter self) except? NULL:
     return <PyObject*>future
 
 
+cdef spare_t spare_waiters
+
+
+cdef inline Waiter new_waiter():
+    return <Waiter>spare_take(&spare_waiters, Waiter)
+
+
+cdef int call_finish(PyObject* dying) except -1:
+    cdef bint started = (<Waiter>dying).state != CREATED
+    call_abandon(<Waiter>dying)
+    if not started:
+        warn("coroutine 'Limiter.try_acquire_async' was never awaited", RuntimeWarning)
+    return 0
+
+
+cdef void call_dealloc(PyObject* dying) noexcept:
+    """The type's deallocator: see that nothing is left behind, then recycle or free."""
+    if (<Waiter>dying).state != DONE and not spare_dies(dying, call_finish):
+        return
+    if RECYCLE and (<Waiter>dying).future is None:
+        (<Waiter>dying).limiter = None
+        (<Waiter>dying).line = None
+        (<Waiter>dying).name = None
+        if spare_keep(&spare_waiters, dying):
+            return
+    spare_waiters.free(dying)
+
+
+spare_waiters.free = <void (*)(PyObject*) noexcept>(<TypeSlots*>Waiter).tp_dealloc
+(<TypeSlots*>Waiter).tp_dealloc = <void*>call_dealloc
 (<TypeSlots*>Waiter).tp_as_async.am_send = <void*>call_send
 (<TypeSlots*>Waiter).tp_flags |= HAVE_AM_SEND
 (<TypeSlots*>Waiter).tp_iternext = <void*>call_next

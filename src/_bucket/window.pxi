@@ -32,9 +32,16 @@ cdef class Window(Line):
         window_advance(&self.log, now)
         return window_due(&self.log, weight)
 
+    cdef inline int take(self, int64_t weight, object name, int64_t now) except -2:
+        """Take `weight` if it fits now and nobody waits: 1; 0 if it does not fit, -1 if it never does."""
+        window_advance(&self.log, now)
+        if window_failing(&self.log, weight) >= 0:
+            return -1 if window_due(&self.log, weight) == NEVER else 0
+        self.charge(weight, name, now)
+        return 1
+
     cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
         cdef uint32_t part
-        cdef Py_ssize_t slot
         self.expire()
         if type(name) is not str:
             name = str(name)
@@ -127,11 +134,11 @@ cdef class Window(Line):
 
     cdef int64_t forget(self, int64_t number) except -1:
         """Forget the entries before `number`, and say how many units that were."""
-        cdef int64_t units
-        cdef int64_t entry
-        for entry in range(self.log.first, number):
-            self.forget_name(entry)
-        units = window_drop(&self.log, number)
+        cdef int64_t units = 0
+        while self.log.first < number:
+            self.forget_name(self.log.first)
+            units += window_pop(&self.log)
+        window_shrink(&self.log)
         self.units -= units
         return units
 
@@ -210,12 +217,11 @@ cdef class Window(Line):
     def _take(self, name, int64_t weight, int64_t now):
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
         with cython.critical_section(self):
-            window_advance(&self.log, now)
-            if window_failing(&self.log, weight) >= 0:
+            if self.take(weight, name, now) == 1:
+                self.admit()
+            else:
                 self.deny(weight)
                 return self.failing
-            self.charge(weight, name, now)
-            self.admit()
 
     def _append(self, name, int64_t weight, int64_t now):
         """Enter an item, whatever the rates say."""
@@ -337,6 +343,7 @@ cdef class Admission(Watched):
     """
     cdef Window window
     cdef bint decided             # that the calls come to nothing but `window`
+    cdef bint plain               # nobody has overridden `try_acquire`
     cdef unsigned long seen       # `changes` when it was decided
     cdef tuple relied_on
     cdef TypeSlots* types[RELIED]
@@ -346,12 +353,15 @@ cdef class Admission(Watched):
     cdef long long refused
     cdef int64_t waited           # ns
 
-    def _rely(self, Window window, clock, *objects):
-        """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns)."""
+    def _rely(self, Window window, clock, bint plain, *objects):
+        """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns).
+
+        `plain`: `try_acquire` is the one defined here.
+        """
         cdef Py_ssize_t i
         if len(objects) > RELIED:
             raise ValueError(f"{len(objects)} objects are more than {RELIED}")
-        self.decided = True
+        self.decided, self.plain = True, plain
         for i, relied in enumerate(objects):
             if isinstance(relied, Watched):
                 (<Watched>relied).relied = True
@@ -415,7 +425,7 @@ cdef class Admission(Watched):
         return self.waiter(name, weight_, blocking is True, patience)
 
     cdef inline Waiter waiter(self, object name, int64_t weight, bint block, int64_t patience):
-        cdef Waiter waiter = Waiter.__new__(Waiter)
+        cdef Waiter waiter = new_waiter()
         waiter.limiter = self
         waiter.line = self.window
         waiter.name = name
@@ -437,8 +447,10 @@ cdef class Admission(Watched):
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
         cdef Window window = self.window
         cdef int decision
+        cdef int64_t now
         with cython.critical_section(window):
-            decision = window.enter(weight, name, window.now(), waits)
+            now = window.now()
+            decision = window.enter(weight, name, now, waits) if window.waiting else window.take(weight, name, now)
             if decision == 1:
                 self.admitted += 1
                 window.admit()
@@ -496,3 +508,68 @@ cdef inline bint is_plain_call(
         return False
     patience[0] = <int64_t>(limit * SECOND)
     return True
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Limited:
+    """A function that acquires first at each call. What `functools.wraps` sets makes it look like the one it wraps."""
+    cdef void* vectorcall
+    cdef dict attributes          # right behind `vectorcall`: see below
+    cdef Admission limiter
+    cdef object function
+    cdef object name
+    cdef object weight
+    cdef object __weakref__
+
+    def __cinit__(self, Admission limiter not None, function, name, weight):
+        self.vectorcall = <void*>limited_vectorcall
+        self.limiter, self.function, self.name, self.weight = limiter, function, name, weight
+        self.attributes = {}
+
+    @property
+    def __dict__(self):
+        return self.attributes
+
+    def __call__(self, *args, **kwargs):
+        limited_enter(self)
+        return self.function(*args, **kwargs)
+
+    def __get__(self, instance, owner):
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self):
+        return self.__qualname__
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        return f"<limited {self.function!r}>"
+
+
+cdef int limited_enter(Limited self) except -1:
+    cdef Admission limiter = self.limiter
+    cdef int64_t weight, patience
+    if (
+        limiter.is_fast() and limiter.plain and is_plain_call(self.weight, True, MINUS_ONE, &weight, &patience)
+        and weight <= limiter.window.bound() and limiter.decide(weight, self.name, True) == 1
+    ):
+        return 0
+    limiter._enter(self.name, self.weight)
+    return 0
+
+
+cdef object limited_vectorcall(Limited self, PyObject** args, size_t nargs, PyObject* names):
+    limited_enter(self)
+    return PyObject_Vectorcall(self.function, args, nargs, names)
+
+
+cdef Limited _limited_function = Limited(Admission(), None, None, None)
+# Calls pass their arguments through without a tuple or a dict, methods without a bound method.
+(<TypeSlots*>Limited).tp_vectorcall_offset = <char*>&_limited_function.vectorcall - <char*><void*>_limited_function
+(<TypeSlots*>Limited).tp_dictoffset = (<TypeSlots*>Limited).tp_vectorcall_offset + sizeof(void*)
+(<TypeSlots*>Limited).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR

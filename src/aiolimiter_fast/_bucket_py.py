@@ -19,13 +19,14 @@ from typing import Any
 from aiolimiter_fast import _arguments, _loop_py
 from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
-from aiolimiter_fast._line_py import Admission, Watched, Window
+from aiolimiter_fast._line_py import Admission, Limited, Watched, Window
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [
-    "Admission", "AsyncLimiter", "LeakyBucket", "LoopTimer", "TimerFd", "Watched", "Window", "attach", "forked",
+    "Admission", "AsyncLimiter", "LeakyBucket", "Limited", "LoopTimer", "TimerFd", "Watched", "Window", "attach",
+    "forked",
 ]  # fmt: skip
 
 REST = 10_000_000

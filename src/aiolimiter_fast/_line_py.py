@@ -423,7 +423,7 @@ class Admission(Watched):
     _waited: int
     _window: Window | None
 
-    def _rely(self, window: Window, clock: Callable[[], int] | None, *objects: Any) -> None:
+    def _rely(self, window: Window, clock: Callable[[], int] | None, plain: bool, *objects: Any) -> None:
         self._window = window
         window._clock_ns = clock
 
@@ -535,3 +535,13 @@ class Admission(Watched):
         """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
         waiting = 0 if self._window is None else len(self._window._line)
         return self._admitted, self._refused, waiting, self._waited / 1e9
+
+
+def Limited(limiter: Admission, function: Callable[..., Any], name: str, weight: int) -> Callable[..., Any]:  # noqa: N802
+    """A function that acquires first at each call."""
+
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        limiter._enter(name, weight)  # type: ignore[attr-defined]
+        return function(*args, **kwargs)
+
+    return limited

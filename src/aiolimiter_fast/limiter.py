@@ -165,7 +165,8 @@ class Limiter(engine.Admission):
             if now_ns is None:
                 return False
         bucket._refresh()
-        self._rely(bucket, now_ns, self, factory, bucket, bucket._algorithm, clock)
+        plain = _is_as_made(self, _CALL)
+        self._rely(bucket, now_ns, plain, self, factory, bucket, bucket._algorithm, clock)
         return True
 
     def handle_bucket_put(
@@ -204,19 +205,18 @@ class Limiter(engine.Admission):
 
                 return limited_async
 
-            @functools.wraps(function)
-            def limited(*args: Any, **kwargs: Any) -> Any:
-                admitted = self.try_acquire(name, weight)
-                if admitted is not True:
-                    if admitted is False:
-                        raise RuntimeError(_never(name, weight))
-                    admitted.close()
-                    raise RuntimeError("Can't use async bucket with sync decorator")
-                return function(*args, **kwargs)
-
-            return limited
+            return functools.wraps(function)(engine.Limited(self, function, name, weight))
 
         return decorate
+
+    def _enter(self, name: str, weight: int) -> None:
+        """Acquire for a decorated sync function."""
+        admitted = self.try_acquire(name, weight)
+        if admitted is False:
+            raise RuntimeError(_never(name, weight))
+        if admitted is not True:
+            admitted.close()
+            raise RuntimeError("Can't use async bucket with sync decorator")
 
     # What there is to know, and to change.
 
@@ -342,6 +342,7 @@ def _is_as_made(subject: object, methods: dict[str, object]) -> bool:
     )
 
 
+_CALL = _as_made(Limiter, "try_acquire")
 _LIMITER = _as_made(Limiter, "handle_bucket_put", "_acquire", "_acquire_async", "_block")
 _FACTORY = _as_made(SingleBucketFactory, "wrap_item", "get")
 _BUCKET = _as_made(InMemoryBucket, "now", "put", "put_decision", "waiting", "peek", "limiter_lock")

@@ -171,24 +171,26 @@ cdef inline void window_append(window_t* w, int64_t now, uint32_t weight, void* 
         w.rates[i].used += weight
 
 
-cdef inline int64_t window_drop(window_t* w, int64_t number) noexcept nogil:
-    """Forget the entries before `number`, and say how many units that were. Their names are gone already."""
-    cdef Py_ssize_t i, slot
-    cdef int64_t units = 0
-    while w.first < number:
-        slot = w.start
-        units += w.weights[slot]
-        if w.weights[slot] == 0:
-            w.holes -= 1
-        for i in range(w.count):
-            if w.rates[i].tail == w.first:
-                w.rates[i].used -= w.weights[slot]
-                w.rates[i].tail += 1
-        w.first += 1
-        w.start = slot + 1 if slot + 1 < w.room else 0
+cdef inline uint32_t window_pop(window_t* w) noexcept nogil:
+    """Forget the first entry, and say how many units that were. Its name is gone already."""
+    cdef Py_ssize_t i
+    cdef Py_ssize_t slot = w.start
+    cdef uint32_t units = w.weights[slot]
+    if units == 0:
+        w.holes -= 1
+    for i in range(w.count):
+        if w.rates[i].tail == w.first:
+            w.rates[i].used -= units
+            w.rates[i].tail += 1
+    w.first += 1
+    w.start = slot + 1 if slot + 1 < w.room else 0
+    return units
+
+
+cdef inline void window_shrink(window_t* w) noexcept nogil:
+    """Give room back that has become too much."""
     if w.room > 64 and w.next - w.first < w.room >> 3:
         window_resize(w, w.room >> 1)
-    return units
 
 
 cdef inline int64_t window_find(const window_t* w, int64_t instant) noexcept nogil:
