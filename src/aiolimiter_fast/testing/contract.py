@@ -498,8 +498,9 @@ class BucketContract:
         """Put items from several processes at once; how many were admitted."""
         context = multiprocessing.get_context("spawn")
         results: Any = context.SimpleQueue()
+        started = context.Event()  # to be kept until all workers have opened it
         workers = [
-            context.Process(target=_put_in_process, args=(opener, tries, context.Event(), results), daemon=True)
+            context.Process(target=_put_in_process, args=(opener, tries, started, results), daemon=True)
             for _ in range(processes)
         ]
         for worker in workers:
