@@ -49,8 +49,12 @@ cdef class Line(Watched):
         """The first instant at which `weight` fits, not after `now` if it does already; NEVER if it cannot."""
         return NEVER
 
+    cdef bint claim(self, int64_t weight, int64_t now) except -1:
+        """Take `weight`, which fits as `due` has just said, from what others share; False: they were faster."""
+        return True
+
     cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
-        """Take `weight`, which fits."""
+        """Enter `weight`, which fits and was claimed."""
         return 0
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
@@ -76,12 +80,15 @@ cdef class Line(Watched):
                 self.drop(False)
             elif self.release(now, SLICE):
                 self.plan(now)
-        due = self.due(weight, now)
-        if due > now:
-            return -1 if due == NEVER else 0
-        if self.waiting:
-            if waits or weight > self.bound() - self.passed:
+        while True:
+            due = self.due(weight, now)
+            if due > now:
+                return -1 if due == NEVER else 0
+            if self.waiting and (waits or weight > self.bound() - self.passed):
                 return 0
+            if self.claim(weight, now):
+                break
+        if self.waiting:
             self.passed += weight
         self.charge(weight, name, now)
         return 1
@@ -137,6 +144,8 @@ cdef class Line(Watched):
             due = self.due(waiter.weight, now)
             if now < due < NEVER:
                 break
+            if due != NEVER and not self.claim(waiter.weight, now):
+                continue
             self.remove(waiter)
             if due == NEVER:  # since a change of rates
                 waiter.state = REFUSED

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from aiolimiter_fast._version import __version__
 from aiolimiter_fast.compat import install
-from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
+from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached, SharedMemoryError
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
@@ -32,6 +32,7 @@ if _TYPE_CHECKING:
         InMemoryStateStore,
         MultiprocessBucket,
         MultiprocessStateStore,
+        SharedMemoryBucket,
         StateBucket,
     )
     from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
@@ -46,7 +47,8 @@ _LAZY = {
         "TokenBucket",
     ),
     "buckets": (
-        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "StateBucket",
+        "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "SharedMemoryBucket",
+        "StateBucket",
     ),
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
@@ -56,12 +58,44 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
-    "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
-    "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
-    "limiter_factory", "validate_rate_list",
+    "GCRA",
+    "AbstractBucket",
+    "AbstractClock",
+    "AcquireTimeout",
+    "Algorithm",
+    "AsyncLimiter",
+    "BucketAsyncWrapper",
+    "BucketFactory",
+    "Counters",
+    "Decision",
+    "Duration",
+    "FixedWindow",
+    "InMemoryBucket",
+    "InMemoryStateStore",
+    "LimitReached",
+    "Limiter",
+    "LimiterError",
+    "LogAlgorithm",
+    "MonotonicAsyncClock",
+    "MonotonicClock",
+    "MultiprocessBucket",
+    "MultiprocessStateStore",
+    "Rate",
+    "RateItem",
+    "SharedMemoryBucket",
+    "SharedMemoryError",
+    "SingleBucketFactory",
+    "SlidingWindowLog",
+    "StateAlgorithm",
+    "StateBucket",
+    "StateStore",
+    "TokenBucket",
+    "WallClock",
+    "__version__",
+    "id_generator",
+    "install",
+    "limiter_factory",
+    "validate_rate_list",
 ]  # fmt: skip
 
 

@@ -21,12 +21,13 @@ from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
 from aiolimiter_fast._line_py import Admission, Limited, Watched, Window
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
+from aiolimiter_fast._shared_py import SharedWindow
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [
-    "Admission", "AsyncLimiter", "LeakyBucket", "Limited", "LoopTimer", "TimerFd", "Watched", "Window", "attach",
-    "forked",
+    "Admission", "AsyncLimiter", "LeakyBucket", "Limited", "LoopTimer", "SharedWindow", "TimerFd", "Watched", "Window",
+    "attach", "forked",
 ]  # fmt: skip
 
 REST = 10_000_000

@@ -112,7 +112,8 @@ class Calls:
             wait = yield from settled(bucket.waiting(item))
             if wait == -1:  # it never fits
                 return False
-            pause = max(max(wait, 0) + self.limiter.buffer_ms, LEAST_PAUSE)
+            buffer = 0 if getattr(bucket, "exact_wait", False) else self.limiter.buffer_ms
+            pause = max(max(wait, 0) + buffer, LEAST_PAUSE)
             if deadline is not None and deadline - time.monotonic() < pause / 1000:
                 yield Pause(max(deadline - time.monotonic(), 0))
                 return False

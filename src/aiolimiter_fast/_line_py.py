@@ -124,7 +124,7 @@ class Waiter:
                 line._remove(self)
                 self.state = DONE
             elif state == GRANTED:
-                line._log.take_back(self.weight, self.granted)
+                line._refund(self.weight, self.granted)
             if line._line:
                 now = line._now()
                 line._release(now, SLICE)
@@ -174,6 +174,12 @@ class Window(Watched):
         self._log.advance(now)
         return self._log.due(weight)
 
+    def _claim(self, weight: int, now: int) -> bool:
+        return True
+
+    def _refund(self, weight: int, instant: int) -> None:
+        self._log.take_back(weight, instant)
+
     def _charge(self, weight: int, name: Any, now: int) -> None:
         log = self._log
         if log.first < log.rates[-1].tail:
@@ -189,12 +195,15 @@ class Window(Watched):
                 self._drop(False)
             elif self._release(now, SLICE):
                 self._plan(now)
-        due = self._due(weight, now)
-        if due > now:
-            return -1 if due == NEVER else 0
-        if self._line:
-            if waits or weight > self._log.rates[0].limit - self._passed:
+        while True:
+            due = self._due(weight, now)
+            if due > now:
+                return -1 if due == NEVER else 0
+            if self._line and (waits or weight > self._log.rates[0].limit - self._passed):
                 return 0
+            if self._claim(weight, now):
+                break
+        if self._line:
             self._passed += weight
         self._charge(weight, name, now)
         return 1
@@ -232,6 +241,8 @@ class Window(Watched):
             due = self._due(waiter.weight, now)
             if now < due < NEVER:
                 break
+            if due != NEVER and not self._claim(waiter.weight, now):
+                continue
             self._remove(waiter)
             if due == NEVER:  # since a change of rates
                 waiter.state = REFUSED
@@ -244,7 +255,7 @@ class Window(Watched):
                 woken += 1
             else:
                 waiter.state = LOST
-                self._log.take_back(waiter.weight, now)
+                self._refund(waiter.weight, now)
         return woken
 
     def _plan(self, now: int) -> None:
@@ -344,6 +355,10 @@ class Window(Watched):
     def _append(self, name: Any, weight: int, now: int) -> None:
         with deciding:
             self._log.append(now, weight, name if type(name) is str else str(name))
+
+    def _failing(self, weight: int) -> Any:
+        index = self._log.failing(weight)
+        return self._rate_objects[index] if index >= 0 else None
 
     def _rate_due(self, weight: int, rate: Any, now: int) -> int:
         with deciding:
@@ -446,8 +461,7 @@ class Admission(Watched):
                 self._admitted += 1
                 window._deny(None, None)
             else:
-                index = window._log.failing(weight)
-                window._deny(window._rate_objects[index] if index >= 0 else None, None)
+                window._deny(window._failing(weight), None)
                 if not waits or decision < 0:
                     self._refused += 1
         return decision

@@ -31,7 +31,8 @@ def _aiolimiter() -> Modules:
 
 def _pyrate_limiter() -> Modules:
     package = import_module("aiolimiter_fast")
-    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "install"}
+    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "SharedMemoryBucket",
+           "SharedMemoryError", "install"}  # fmt: skip
     names = [name for name in package.__all__ if name not in own]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",

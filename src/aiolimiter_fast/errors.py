@@ -42,3 +42,7 @@ else:
 
     class AcquireTimeout(LimiterError, TimeoutError, asyncio.TimeoutError):
         """The wait is, or is known to become, longer than the caller's timeout."""
+
+
+class SharedMemoryError(ValueError):
+    """A file that is no shared memory of this kind, limit, version or boot of the machine, or is damaged."""

@@ -21,11 +21,13 @@ class AbstractBucket(ABC):
     """What holds the permits of one limit. Subclasses need not call `super().__init__()`; they set `rates`.
 
     Every `put` sets `failing_rate`: the rate that refused, None after an admission. Methods may give awaitables;
-    `is_async` says so, None if it is to be seen. `needs_leak` is False where `leak` need never be called.
+    `is_async` says so, None if it is to be seen. `needs_leak` is False where `leak` need never be called, `exact_wait`
+    is True where a limiter need not wait longer than `waiting` says.
     """
 
     is_async: bool | None = None
     needs_leak: bool = True
+    exact_wait: bool = False
     failing_rate: Rate | None = None
     _clock: AbstractClock = MonotonicClock()
     _algorithm: Algorithm = SlidingWindowLog()

@@ -29,6 +29,10 @@ class BucketAsyncWrapper(AbstractBucket):
         return self.bucket.needs_leak
 
     @property
+    def exact_wait(self) -> bool:  # type: ignore[override]
+        return self.bucket.exact_wait
+
+    @property
     def _algorithm(self) -> Any:  # type: ignore[override]
         return self.bucket._algorithm
 
