@@ -217,9 +217,10 @@ cdef class Line(Watched):
                 if not closed_only or (waiter.ticket is not None and waiter.ticket.timer.is_closed()):
                     if waiter.state == WAITING:
                         self.remove(waiter)
-            if not closed_only:
+            if closed_only:
+                self.plan(self.now())
+            else:  # and ask no clock: the garbage collector may have cleared it before
                 self.tickets = []
-            self.plan(self.now())
         return 0
 
 

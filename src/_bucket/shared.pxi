@@ -32,7 +32,7 @@ cdef class SharedWindow(Window):
             shift += 1
         self.shared.shift, self.shared.room = shift, <int64_t>1 << shift
         self.shared.words = <int64_t*>self.view.buf
-        self.shared.looked = INT64_MIN
+        self.shared.looked, self.shared.stale = INT64_MIN, True
         self.leaks = True
 
     def _detach(self):
@@ -71,7 +71,7 @@ cdef class SharedWindow(Window):
         try:
             if self.forks != generation:  # who knows what another thread was doing when this process was forked
                 self.forks = generation
-                self.shared.looked = INT64_MIN
+                self.shared.stale = True
             step = 0 if shared_is_current(&self.shared, now, self.longest()) else -1
             while True:
                 if step < 0:
@@ -84,20 +84,19 @@ cdef class SharedWindow(Window):
                 if step > 0:
                     self.note(time, weight)
         except BaseException:
-            self.shared.looked = INT64_MIN
+            self.shared.stale = True
             raise
-        now = max(now, self.shared.last)
-        self.shared.looked = max(now, self.shared.looked)
-        window_advance(&self.log, now)
+        self.shared.looked = max(now, self.shared.last, self.shared.looked)
+        window_advance(&self.log, self.shared.looked)
         self.expire()
         return 0
 
-    cdef inline int64_t due_as_seen(self, int64_t weight, int64_t now) noexcept:
-        return max(window_due(&self.log, weight), self.slot_due(now))
+    cdef inline int64_t due_as_seen(self, int64_t weight) noexcept:
+        return max(window_due(&self.log, weight), self.slot_due())
 
-    cdef inline int64_t slot_due(self, int64_t now) noexcept:
+    cdef inline int64_t slot_due(self) noexcept:
         """When there is a slot for the next entry; 0 if there is one now."""
-        if shared_is_full(&self.shared, max(now, self.shared.last), self.longest()):
+        if shared_is_full(&self.shared, self.longest()):
             return self.shared.old_time + self.longest() + 1
         return 0
 
@@ -106,16 +105,15 @@ cdef class SharedWindow(Window):
             self.look(now)
         except BaseException:
             return NEVER  # those who wait are turned away; newcomers see the error
-        return self.due_as_seen(weight, now)
+        return self.due_as_seen(weight)
 
     cdef bint claim(self, int64_t weight, int64_t now) except -1:
-        now = max(now, self.shared.last)
-        if not shared_append(&self.shared, now, weight):
+        if not shared_append(&self.shared, weight):
             return False
         try:
-            self.note(now, weight)
+            self.note(self.shared.last, weight)
         except BaseException:
-            self.shared.looked = INT64_MIN
+            self.shared.stale = True
             raise
         return True
 
@@ -127,7 +125,7 @@ cdef class SharedWindow(Window):
         cdef int64_t due
         while True:
             self.look(now)
-            due = self.due_as_seen(weight, now)
+            due = self.due_as_seen(weight)
             if due > now:
                 return -1 if due == NEVER else 0
             if self.claim(weight, now):
@@ -197,7 +195,7 @@ cdef class SharedWindow(Window):
                 self.admit()
                 return True
             self.deny(weight)
-            due = self.due_as_seen(weight, now)
+            due = self.due_as_seen(weight)
             if due != NEVER:
                 self.last_wait = (weight, (due + MILLISECOND - 1) // MILLISECOND)
         return False
@@ -218,7 +216,7 @@ cdef class SharedWindow(Window):
             self.look(now)
             if self.shared.next != seen:
                 return -1
-            due = self.slot_due(now)
+            due = self.slot_due()
             return due if due > 0 else self.claim(weight, now) - 1
 
     def _append(self, name, int64_t weight, int64_t now):
@@ -244,7 +242,7 @@ cdef class SharedWindow(Window):
         """The instant at which `weight` fits."""
         with cython.critical_section(self):
             self.look(now)
-            return self.due_as_seen(weight, now)
+            return self.due_as_seen(weight)
 
     def _leak(self, int64_t instant):
         """Forget what is older than the longest window; return 0, since nobody counts what has gone."""

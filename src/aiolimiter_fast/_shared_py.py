@@ -27,7 +27,7 @@ ENTRY = struct.Struct("=qQ")
 class SharedWindow(Window):
     """A window log in a mapped file that other processes map too; see the extension's class of the same name."""
 
-    __slots__ = ("_floor", "_forks", "_last", "_looked", "_mapped", "_next", "_old", "_refunds", "_slots")
+    __slots__ = ("_floor", "_forks", "_last", "_looked", "_mapped", "_next", "_old", "_refunds", "_slots", "_stale")
 
     METHOD = "lock"
 
@@ -36,6 +36,7 @@ class SharedWindow(Window):
         self._mapped = None
         self._floor = self._forks = self._next = self._refunds = self._slots = 0
         self._last = self._looked = LEAST
+        self._stale = True
         self._old = (0, 0)
         return self
 
@@ -48,12 +49,13 @@ class SharedWindow(Window):
     _old: tuple[int, int]
     _refunds: int
     _slots: int
+    _stale: bool
 
     def _attach(self, file: Any) -> None:
         """Use a mapped file; the rates are set already."""
         self._mapped = file
         self._slots = file.layout.slots
-        self._looked = LEAST
+        self._looked, self._stale = LEAST, True
         self._leaks = True
 
     def _detach(self) -> None:
@@ -93,9 +95,9 @@ class SharedWindow(Window):
             steps -= 1
             if ahead < 0 or steps < 0:
                 raise SharedMemoryError("the shared memory is damaged: no entry where one must be")
-        self._last = LEAST
+        self._last, self._looked = LEAST, max(self._looked, now)
         self._next, first = number, max(number - self._slots, self._slots, self._floor)
-        bound = now - self._log.rates[-1].interval
+        bound = self._looked - self._log.rates[-1].interval
         while self._next > self._slots:
             time, _, ahead = self._read(self._next - 1)
             if ahead:
@@ -105,11 +107,12 @@ class SharedWindow(Window):
             if self._next <= first or time < bound:
                 break
             self._next -= 1
-        self._looked = now
+        self._stale = False
 
     def _look_locked(self, now: int) -> None:
         current = (
-            self._forks == _loop_py.generation
+            not self._stale
+            and self._forks == _loop_py.generation
             and now <= self._looked + self._log.rates[-1].interval
             and (self._word(FLOOR), self._word(REFUNDS)) == (self._floor, self._refunds)
         )
@@ -128,9 +131,8 @@ class SharedWindow(Window):
             self._last = time
             if weight:
                 self._log.append(time, weight, "")
-        now = max(now, self._last)
-        self._looked = max(now, self._looked)
-        self._log.advance(now)
+        self._looked = max(now, self._last, self._looked)
+        self._log.advance(self._looked)
         self._log.forget(self._log.rates[-1].tail)
 
     # What the line and the bucket ask.
@@ -144,27 +146,27 @@ class SharedWindow(Window):
                 try:
                     self._look_locked(now)
                 except BaseException:
-                    self._looked = LEAST
+                    self._stale = True
                     raise
 
-    def _due_as_seen(self, weight: int, now: int) -> int:
-        return max(self._log.due(weight), self._slot_due(now))
+    def _due_as_seen(self, weight: int) -> int:
+        return max(self._log.due(weight), self._slot_due())
 
-    def _slot_due(self, now: int) -> int:
+    def _slot_due(self) -> int:
         """When there is a slot for the next entry; 0 if there is one now."""
         (time, old), longest = self._old, self._log.rates[-1].interval
         full = old > 0 and self._next - self._slots >= max(self._floor, self._slots)
-        return time + longest + 1 if full and time >= max(now, self._last) - longest else 0
+        return time + longest + 1 if full and time >= self._looked - longest else 0
 
     def _due(self, weight: int, now: int) -> int:
         try:
             self._look(now)
         except Exception:
             return NEVER  # those who wait are turned away; newcomers see the error
-        return self._due_as_seen(weight, now)
+        return self._due_as_seen(weight)
 
     def _claim(self, weight: int, now: int) -> bool:
-        now = max(now, self._last)
+        now = self._looked
         with self._mapped.lock():
             if self._read(self._next)[2] != -1:
                 return False
@@ -217,7 +219,7 @@ class SharedWindow(Window):
         with deciding:
             while True:
                 self._look(now)
-                if self._due_as_seen(weight, now) > now:
+                if self._due_as_seen(weight) > now:
                     rate = self._failing(weight)
                     self._deny(rate, None)
                     return rate
@@ -247,7 +249,7 @@ class SharedWindow(Window):
             self._look(now)
             if self._next != seen:
                 return -1
-            return self._slot_due(now) or self._claim(weight, now) - 1
+            return self._slot_due() or self._claim(weight, now) - 1
 
     def _append(self, name: Any, weight: int, now: int) -> None:
         raise NotImplementedError("an item enters shared memory only by a decision")
@@ -268,7 +270,7 @@ class SharedWindow(Window):
         """The instant at which `weight` fits."""
         with deciding:
             self._look(now)
-            return self._due_as_seen(weight, now)
+            return self._due_as_seen(weight)
 
     def _leak(self, instant: int) -> int:
         return 0

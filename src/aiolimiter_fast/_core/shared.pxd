@@ -12,9 +12,10 @@ Why that is right:
   to which all entries exist, is only where newcomers begin to look; whoever comes by moves it on.
 - A swap that was held up for hours expects an entry of a lap that has gone: time and lap differ, it fails, and the
   process looks again. The content recurs only after 2^24 laps, all at one time.
-- Times never fall from entry to entry: who reads an older clock takes the newest entry's time. So the time of a slot
-  that is the same before and after the mark was read tells that both belong to one entry. A reader that was overtaken
-  by a lap sees it by the mark, or by the clock after more than one longest window, and begins anew at the hint.
+- Times never fall from entry to entry: a decision is dated no earlier than any time that its process knows of. So the
+  time of a slot that is the same before and after the mark was read tells that both belong to one entry. A reader that
+  was overtaken by a lap sees it by the mark, or by the clock after more than one longest window, and begins anew at the
+  hint.
 - An entry is replaced only when it is in nobody's window. If the ring is full of those that are, nothing is admitted.
 - Giving back sets a weight to 0, after which `refunds` is raised; `flush` raises `floor`, the number before which
   nothing counts. Both make others look again; who has not seen it yet counts more, never less.
@@ -117,7 +118,8 @@ cdef struct shared_t:
     int64_t last        # time of the newest entry
     int64_t floor       # as seen when it last began anew
     int64_t refunds
-    int64_t looked      # when it last looked
+    int64_t looked      # the latest time that it knows of; its next decision is not before that
+    bint stale          # what it knows may be wrong
 
 
 cdef inline int64_t* shared_slot(const shared_t* s, int64_t number) noexcept nogil:
@@ -158,13 +160,13 @@ cdef inline void shared_raise(const shared_t* s, Py_ssize_t place, int64_t numbe
 cdef inline bint shared_is_current(const shared_t* s, int64_t now, int64_t longest) noexcept nogil:
     """Whether it is enough to read on from where this process stopped."""
     return (
-        now <= s.looked + longest
+        not s.stale and now <= s.looked + longest
         and shared_load(&s.words[SHARED_FLOOR]) == s.floor and shared_load(&s.words[SHARED_REFUNDS]) == s.refunds
     )
 
 
 cdef inline bint shared_begin(shared_t* s, int64_t now, int64_t longest) noexcept nogil:
-    """Begin anew: go to the first entry that counts at `now`. False if the file is damaged."""
+    """Begin anew: go to the first entry that counts at `now`, or at the latest time known. False: it is damaged."""
     cdef int64_t time, mark, ahead, first, number, steps
     s.floor = shared_load(&s.words[SHARED_FLOOR])
     s.refunds = shared_load(&s.words[SHARED_REFUNDS])
@@ -180,6 +182,7 @@ cdef inline bint shared_begin(shared_t* s, int64_t now, int64_t longest) noexcep
         if ahead < 0 or steps < 0:
             return False
     s.last = INT64_MIN
+    s.looked = max(s.looked, now)
     first = max(number - s.room, s.room, s.floor)
     s.next = number
     while s.next > s.room:
@@ -188,10 +191,10 @@ cdef inline bint shared_begin(shared_t* s, int64_t now, int64_t longest) noexcep
             break  # replaced, so it was in nobody's window
         if s.last == INT64_MIN:
             s.last = time
-        if s.next <= first or time < now - longest:
+        if s.next <= first or time < s.looked - longest:
             break
         s.next -= 1
-    s.looked = now
+    s.stale = False
     return True
 
 
@@ -210,15 +213,16 @@ cdef inline int shared_next(shared_t* s, int64_t* time, int64_t* weight) noexcep
     return 0 if ahead == -1 else -1
 
 
-cdef inline bint shared_is_full(const shared_t* s, int64_t now, int64_t longest) noexcept nogil:
+cdef inline bint shared_is_full(const shared_t* s, int64_t longest) noexcept nogil:
     """Whether the next entry would replace one that counts."""
     return (
-        shared_weight(s.old_mark) > 0 and s.next - s.room >= max(s.floor, s.room) and s.old_time >= now - longest
+        shared_weight(s.old_mark) > 0 and s.next - s.room >= max(s.floor, s.room) and s.old_time >= s.looked - longest
     )
 
 
-cdef inline bint shared_append(shared_t* s, int64_t time, int64_t weight) noexcept nogil:
-    """Enter an entry, if nobody has entered one since `shared_next` said 0; `time` is not before the newest one's."""
+cdef inline bint shared_append(shared_t* s, int64_t weight) noexcept nogil:
+    """Enter an entry at the latest time known, if nobody has entered one since `shared_next` said 0."""
+    cdef int64_t time = s.looked
     if not shared_swap_pair(
         shared_slot(s, s.next), s.old_time, s.old_mark, time, shared_mark(s, s.next, weight)
     ):
