@@ -7,6 +7,7 @@ import delivered
 import idle
 import limiter
 import memory
+import shared_memory
 import tasks
 import window
 from _measure import main
@@ -21,6 +22,7 @@ if __name__ == "__main__":
             "window": window.rows,
             "idle": idle.rows,
             "limiter": limiter.rows,
+            "shared_memory": shared_memory.rows,
         },
         __doc__,
     )

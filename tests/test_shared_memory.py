@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -418,6 +423,22 @@ def test_a_closed_bucket_says_so_and_the_file_stays(path: Path) -> None:
         assert not put(again)
 
 
+def test_buckets_that_are_dropped_leave_no_descriptors(path: Path) -> None:
+    def descriptors() -> int:
+        ends = os.pipe()  # the next free ones
+        for end in ends:
+            os.close(end)
+        return max(ends)
+
+    SharedMemoryBucket([Rate(1, HOUR)], path=path)
+    gc.collect()
+    before = descriptors()
+    for _ in range(50):
+        SharedMemoryBucket([Rate(1, HOUR)], path=path)
+    gc.collect()
+    assert descriptors() == before
+
+
 def test_copies_of_any_kind_are_the_same_limit(path: Path) -> None:
     with SharedMemoryBucket([Rate(3, HOUR)], path=path) as bucket:
         copies = [copy.copy(bucket), copy.deepcopy(bucket), pickle.loads(pickle.dumps(bucket))]
@@ -439,7 +460,7 @@ def test_a_limiter_waits_by_the_exact_wait_without_a_buffer(path: Path) -> None:
     naps: list[float] = []
     with SharedMemoryBucket([Rate(1, 1000)], path=path) as bucket:
         limiter = Limiter(bucket, buffer_ms=500)
-        bucket.now = lambda: 10_000 + round(1000 * sum(naps))  # type: ignore[method-assign]
+        bucket.now = lambda: 10_000 + round(1000 * sum(naps))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("aiolimiter_fast.limiter.sleep", naps.append)
             assert limiter.try_acquire("x")
@@ -459,8 +480,6 @@ async def test_tasks_of_two_processes_wait_to_the_nanosecond(path: Path, clock: 
     for bucket in buckets:
         bucket._clock = Clock()  # type: ignore[assignment]
         limiters.append(Limiter(bucket))
-    import asyncio
-
     tasks = [asyncio.create_task(limiters[i % 2].try_acquire_async("x")) for i in range(6)]
     await clock.settle()
     assert sum(task.done() for task in tasks) == 2
@@ -475,8 +494,6 @@ async def test_tasks_of_two_processes_wait_to_the_nanosecond(path: Path, clock: 
 
 
 async def test_a_task_cancelled_after_its_grant_gives_back_what_all_see(path: Path, clock: ManualClock) -> None:
-    import asyncio
-
     class Clock:
         def now(self) -> int:
             return clock.time_ns() // 10**6
@@ -501,6 +518,36 @@ async def test_a_task_cancelled_after_its_grant_gives_back_what_all_see(path: Pa
     assert not limiters[0].try_acquire("x", blocking=False)
     for bucket in buckets:
         bucket.close()
+
+
+def test_a_forked_child_goes_on_with_what_its_parent_has_open(path: Path) -> None:
+    script = """
+import os, sys
+from aiolimiter_fast import Limiter, Rate, SharedMemoryBucket
+bucket = SharedMemoryBucket([Rate(100, 3_600_000)], path=sys.argv[1])
+limiter = Limiter(bucket)
+assert limiter.try_acquire("x")
+children = []
+for _ in range(3):
+    children.append(os.fork() if hasattr(os, "fork") else 0)
+    if children[-1] == 0:
+        break
+admitted = sum(limiter.try_acquire("x", blocking=False) for _ in range(40))
+if children[-1] == 0 and hasattr(os, "fork"):
+    os._exit(admitted)
+admitted += sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children if child)
+assert admitted == (99 if hasattr(os, "fork") else 40), admitted
+assert bucket.count() == admitted + 1
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(path)], check=True, timeout=60)
+
+
+def test_the_page_about_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parent.parent / "docs" / "shared-memory.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), {"__name__": "docs"})
 
 
 # MultiprocessBucket.

@@ -145,12 +145,13 @@ class SharedFile:
     def close(self) -> None:
         with deciding:
             if self.descriptor >= 0:
-                self.mapping.close()
                 os.close(self.descriptor)
                 self.descriptor = -1
+                with suppress(BufferError):  # somebody looks at it still: then it goes with them
+                    self.mapping.close()
 
     def __del__(self) -> None:
-        with suppress(AttributeError, BufferError):
+        if getattr(self, "descriptor", -1) >= 0:
             self.close()
 
 

@@ -19,6 +19,7 @@ LEAST = -(2**63)
 WEIGHT = 40
 LAPS = 1 << 24
 HINT, FLOOR, REFUNDS, SLOTS = 8 * 128, 8 * 160, 8 * 161, 4096
+EVERY = 32
 WORD = struct.Struct("=q")
 # The lap is the upper part of the mark.
 ENTRY = struct.Struct("=qQ")
@@ -171,7 +172,7 @@ class SharedWindow(Window):
             if self._read(self._next)[2] != -1:
                 return False
             self._write(self._next, now, weight)
-            if self._next - self._word(HINT) >= 8:
+            if self._next % EVERY == 0 and self._word(HINT) < self._next:
                 self._set_word(HINT, self._next)
         self._next += 1
         self._last = now

@@ -74,8 +74,8 @@ class Limiter(engine.Admission):
 
     Arguments:
         argument: a Rate, a list of Rates, a bucket, or a factory that finds the bucket for each name.
-        buffer_ms: milliseconds to wait beyond what a bucket says, where that is not exact. An in-memory bucket's wait
-            is exact to the nanosecond: nothing is added there.
+        buffer_ms: milliseconds to wait beyond what a bucket says, where that is not exact. The waits of buckets in
+            memory, shared or not, are exact to the nanosecond: nothing is added there.
 
     Those who wait at an in-memory bucket are served in order of arrival, threads and tasks alike, and those of one
     bucket never delay another. `blocking=False` decides at once; where something fits that the first in line has no

@@ -51,7 +51,10 @@ def work(folder: Path, place: int, life: int, board: Board) -> None:
         while True:
             weight = chance.choice((1, 1, 2, 5))
             before = time.monotonic_ns()
-            if chance.random() < 0.5:
+            way = chance.random()
+            if way < 0.02:
+                admitted = limiter.try_acquire("x", weight, timeout=0.05)
+            elif way < 0.5:
                 admitted = limiter.try_acquire("x", weight, blocking=False)
             else:
                 admitted = bucket.put(RateItem("x", bucket.now(), weight))  # type: ignore[arg-type]
@@ -76,7 +79,7 @@ def worst_excess(spans: list[tuple[int, int, int]], limit: int, interval: int) -
 
 def run(seconds: float, seed: int, folder: Path, stops: bool) -> tuple[int, int, list[int]]:
     """Return the units admitted, the kills, and the worst excess of each rate."""
-    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    context: Any = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     chance, board = random.Random(seed), Board(folder / "board")
     lives = kills = 0
     workers: list[Any] = [None] * WORKERS

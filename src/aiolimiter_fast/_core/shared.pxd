@@ -99,7 +99,7 @@ cdef extern from *:
 
 cdef enum:
     SHARED_WEIGHT = 40           # bits of a mark
-    SHARED_EVERY = 8             # entries between two moves of the hint
+    SHARED_EVERY = 32            # entries between two moves of the hint
 
 # Places in the file, in words; hint and floor on cache lines of their own.
 cdef enum:
@@ -228,7 +228,7 @@ cdef inline bint shared_append(shared_t* s, int64_t weight) noexcept nogil:
     ):
         return False
     s.last = time
-    if s.next - shared_load(&s.words[SHARED_HINT]) >= SHARED_EVERY:
+    if s.next % SHARED_EVERY == 0:
         shared_raise(s, SHARED_HINT, s.next)
     s.next += 1
     return True

@@ -52,7 +52,8 @@ class MultiprocessBucket(SharedMemoryBucket):
     """
 
     def __new__(cls, rates: Any = None, items: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return super().__new__(ManagerBucket if cls is MultiprocessBucket and isinstance(items, ListProxy) else cls)
+        made: Any = ManagerBucket if cls is MultiprocessBucket and isinstance(items, ListProxy) else cls
+        return super().__new__(made)
 
     def __init__(self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None) -> None:
         raise ValueError(f"items must be a ListProxy, got {items!r}; init() makes a bucket without one")

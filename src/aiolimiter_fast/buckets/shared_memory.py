@@ -112,7 +112,7 @@ class SharedMemoryBucket(InMemoryBucket, engine.SharedWindow):
         self._reconfigure()
 
     # A compiled method that decides by itself, and calls `_put_slowly` for all that it does not know.
-    put = engine.SharedWindow.put
+    put = engine.SharedWindow.put  # pyright: ignore[reportAssignmentType]
     _put_slowly = InMemoryBucket.put
     _overridden = {"put": put}  # noqa: RUF012
 
@@ -152,7 +152,7 @@ class SharedMemoryBucket(InMemoryBucket, engine.SharedWindow):
         return _reopen, (type(self), self._rates, self.path, self._file.layout.slots), attributes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._reconfigure()
 
 
