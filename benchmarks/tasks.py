@@ -5,6 +5,9 @@ each waiting for a future of its own, which somebody resolves in chunks of one b
 loop: the task, its first step, one future, one wake-up and the second step cannot be avoided. There
 is no decision, no clock and no timer in it, and the loop never sleeps. Time is CPU time of the
 process, so that waiting is free and only work counts.
+
+The column "slept" is that limit with one `call_later` of a period between two bursts: what it costs
+on this machine to sleep at all, since work is slower after a sleep than in one go.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from time import process_time
 from typing import Any
 
 from _candidates import RATE_LIMITERS, Candidate
-from _measure import Row, main, new_loop, ratios, run_on
+from _measure import PEERS, Row, main, new_loop, ratios, run_on
 
 # tasks, permits per period, period, bar
 CROWDS = ((1_000, 50, 0.025, 2.5), (20_000, 1_000, 0.025, 1.5))
@@ -33,7 +36,7 @@ async def crowd(acquire: Callable[[], Awaitable[Any]], tasks: int) -> None:
         await task
 
 
-async def bare_crowd(tasks: int, chunk: int) -> None:
+async def bare_crowd(tasks: int, chunk: int, period: float) -> None:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[None]] = []
 
@@ -46,18 +49,18 @@ async def bare_crowd(tasks: int, chunk: int) -> None:
         for future in futures[start : start + chunk]:
             future.set_result(None)
         if start + chunk < tasks:
-            loop.call_soon(resolve_chunk, start + chunk)
+            loop.call_later(period, resolve_chunk, start + chunk)
 
     # in the turn after the tasks' first step
     loop.call_soon(loop.call_soon, resolve_chunk, 0)
     await crowd(wait, tasks)
 
 
-def cpu_of_bare(loop_name: str, tasks: int, chunk: int) -> float:
+def cpu_of_bare(loop_name: str, tasks: int, chunk: int, period: float) -> float:
     gc.collect()
     loop = new_loop(loop_name)
     start = process_time()
-    run_on(loop, bare_crowd(tasks, chunk))
+    run_on(loop, bare_crowd(tasks, chunk, period))
     return process_time() - start
 
 
@@ -74,17 +77,20 @@ def rows(loop_name: str, quick: bool) -> list[Row]:
     answers = []
     for tasks, permits, period, bar in CROWDS:
         figures, limits = ratios(
-            partial(cpu_of_bare, loop_name, tasks, permits),
+            partial(cpu_of_bare, loop_name, tasks, permits, 0),
             {
-                candidate.name: partial(cpu_of, loop_name, candidate, tasks, permits, period)
-                for candidate in RATE_LIMITERS
+                "slept": partial(cpu_of_bare, loop_name, tasks, permits, period),
+                **{
+                    candidate.name: partial(cpu_of, loop_name, candidate, tasks, permits, period)
+                    for candidate in RATE_LIMITERS
+                },
             },
             rounds=1 if quick else 4,
             budget=1 if quick else 2,
         )
         limits.values = [value / tasks * 1e6 for value in limits.values]
         what = f"CPU per task, {tasks:,} x ({permits}, {period}) / bare futures"
-        answers.append(Row(what, loop_name, figures, bar, limit=limits, unit="us"))
+        answers.append(Row(what, loop_name, figures, bar, limit=limits, unit="us", peers=("slept", *PEERS)))
     return answers
 
 

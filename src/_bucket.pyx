@@ -77,7 +77,7 @@ cdef extern from "Python.h":
     void PyErr_Fetch(PyObject**, PyObject**, PyObject**)
     void PyErr_Restore(PyObject*, PyObject*, PyObject*)
     void PyErr_WriteUnraisable(PyObject*)
-    void PyErr_SetObject(object, object)
+    PyObject* PyList_GET_ITEM(list, Py_ssize_t)
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     unsigned long Py_TPFLAGS_HAVE_VECTORCALL, Py_TPFLAGS_METHOD_DESCRIPTOR
     object PyObject_Vectorcall(object, PyObject**, size_t, PyObject*)
@@ -106,8 +106,8 @@ cdef enum:
     SLICE = 256
     # Where its burst bridges it, a queue of waiters rests between two servings (ns): as long as it can while keeping
     # RESERVE for a late loop, and REST at most.
-    REST = 10_000_000
-    RESERVE = 8_000_000
+    REST = 20_000_000
+    RESERVE = 6_000_000
     # A burst that bridges less than this (ns) makes haste, with a lead.
     HASTY = 1_000_000
     # By so much at most (ns) the timer goes off early where every microsecond of lateness costs a part of the rate.

@@ -1,4 +1,4 @@
-"""The examples in the README and in public docstrings run."""
+"""The examples in the README, in the documentation and in public docstrings run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from aiolimiter_fast import InMemoryBucket, Limiter
 from aiolimiter_fast.testing import ManualClock
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+
+
+# Public names whose docstring has an example.
+DOCUMENTED = (ManualClock, InMemoryBucket, Limiter)
 
 
 def examples() -> dict[str, str]:
-    docstring = inspect.getdoc(ManualClock) or ""
-    found = {"ManualClock": textwrap.dedent(docstring.partition("Example:\n")[2])}
-    if README.exists():  # not beside an installed wheel
-        blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-        assert blocks
-        found |= {f"README {number}": block for number, block in enumerate(blocks)}
+    found = {}
+    for subject in DOCUMENTED:
+        docstring = inspect.getdoc(subject) or ""
+        found[subject.__name__] = textwrap.dedent(docstring.partition("Example:\n")[2])
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if page.exists():  # not beside an installed wheel
+            blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+            assert blocks, page
+            found |= {f"{page.name} {number}": block for number, block in enumerate(blocks)}
     return found
 
 

@@ -77,7 +77,7 @@ cdef class AsyncLimiter:
             timeout: seconds to wait at most, 0 or more; None waits as long as it takes.
 
         Returns an awaitable of None; nothing is taken before it is awaited, nor if it fails or is cancelled. In a
-        queue, where the burst allows it, a permit may be given up to 10 ms after it is due, together with others.
+        queue, where the burst allows it, a permit may be given up to 20 ms after it is due, together with others.
 
         Raises ValueError (amount can never fit, or out of range), TypeError, LimitReached (block=False), or
         AcquireTimeout, a TimeoutError, at once where the queue is known to be longer than timeout. The last two

@@ -447,6 +447,7 @@ cdef bint call_sleep(Waiter self) except -1:
     cdef Line line = self.line
     cdef int64_t now, deadline, until
     cdef bint admitted
+    cdef bint waits = True  # (leaving a critical section by `break` leaks a reference to its object)
     self.future = lock = _allocate_lock()
     lock.acquire()
     try:
@@ -455,7 +456,7 @@ cdef bint call_sleep(Waiter self) except -1:
             line.enqueue(self, now)
             deadline = NEVER if self.patience > NEVER - now else now + self.patience
             until = self.sleeps_until = line.foresee(self, 0, now)
-        while True:
+        while waits:
             until = min(until, deadline)
             if until > now:
                 lock.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
@@ -467,9 +468,9 @@ cdef bint call_sleep(Waiter self) except -1:
                     line.remove(self)
                     self.state = EXPIRED
                 line.plan(now)
-                if self.state != WAITING:
-                    break
-                until = self.sleeps_until = line.foresee(self, 0, now)
+                waits = self.state == WAITING
+                if waits:
+                    until = self.sleeps_until = line.foresee(self, 0, now)
         admitted = self.state == GRANTED
         self.state = DONE
     except BaseException:
@@ -496,10 +497,25 @@ cdef PyObject* call_next(Waiter self) except? NULL:
     cdef bint admitted = False
     future = call_proceed(self, &admitted)
     if future is None:
-        PyErr_SetObject(StopIteration, admitted)
+        end_with(admitted)
         return NULL
     Py_INCREF(future)
     return <PyObject*>future
+
+
+# What `await` takes the answer from where it asks tp_iternext; made once, as that takes longer than all else.
+cdef list ends = [StopIteration(False), StopIteration(True)]
+
+
+cdef int end_with(bint admitted) except -1:
+    """Raise StopIteration: a new one only where somebody has kept the last."""
+    if not RECYCLE or Py_REFCNT(<PyObject*>PyList_GET_ITEM(ends, admitted)) > 1:
+        ends[admitted] = StopIteration(admitted)
+    end = ends[admitted]
+    Py_INCREF(StopIteration)
+    Py_INCREF(end)
+    PyErr_Restore(<PyObject*>StopIteration, <PyObject*>end, NULL)
+    return 0
 
 
 cdef spare_t spare_waiters

@@ -30,8 +30,8 @@ __all__ = [
     "attach", "forked",
 ]  # fmt: skip
 
-REST = 10_000_000
-RESERVE = 8_000_000
+REST = 20_000_000
+RESERVE = 6_000_000
 SECOND = 1_000_000_000
 
 ONE: Any = 1
