@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 import os
 import pickle
 import re
 import struct
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,25 @@ def test_a_full_ring_admits_nothing_until_an_entry_leaves_the_longest_window(eng
     processes.close()
 
 
+def test_laps_are_counted_across_the_end_of_their_24_bits(engine: Any, folder: Path) -> None:
+    processes = Processes(engine, folder, [(64, 63)], 0)
+    processes.add()
+    mapping = processes.files[0].mapping
+    struct.pack_into("=q", mapping, 8 * 128, 64 * (2**24 - 2))
+    for slot in range(64):
+        struct.pack_into("=qQ", mapping, 4096 + 16 * slot, -(10**6), (2**24 - 3) << 40 | 1)
+    processes.add()
+    processes.add()
+    oracle = Oracle([(64, 63)])
+    for now in range(64 * 6):
+        window = processes.windows[0 if now % 50 else 1]
+        assert window._take("x", 1 + now % 2, now) == (None if oracle.take(1 + now % 2, now) is None else (64, 63))
+    for window in processes.windows:
+        window._seen(now)
+        assert window._count_since(now - 63) == sum(time >= now - 63 for time in oracle.units)
+    processes.close()
+
+
 def test_weights_of_40_bits_are_counted_in_full(engine: Any, folder: Path) -> None:
     rate = ((1 << 40) - 1, 100)
     processes = Processes(engine, folder, [rate], 2)
@@ -260,37 +281,6 @@ def name() -> Iterator[str]:
     _shared_file.path_of(name).unlink(missing_ok=True)
 
 
-def test_a_named_file_is_its_users_alone(name: str) -> None:
-    with SharedMemoryBucket([Rate(1, HOUR)], name) as bucket:
-        assert bucket.path.stat().st_mode & 0o777 == 0o600
-        assert bucket.path.parent.stat().st_mode & 0o777 == 0o700
-        bucket.unlink()
-        assert not bucket.path.exists()
-        assert put(bucket)
-
-
-def test_a_link_is_not_followed(path: Path) -> None:
-    target = path.with_name("target")
-    SharedMemoryBucket([Rate(1, HOUR)], path=target).close()
-    path.symlink_to(target)
-    with pytest.raises(OSError, match="symbolic link"):
-        SharedMemoryBucket([Rate(1, HOUR)], path=path)
-
-
-def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    where = _shared_file.directory()
-    assert where.parent == tmp_path
-    where.chmod(0o777)
-    with pytest.raises(SharedMemoryError, match="only its owner"):
-        SharedMemoryBucket([Rate(1, HOUR)], "name")
-    where.rmdir()
-    where.symlink_to(tmp_path)
-    with pytest.raises(SharedMemoryError, match="only its owner"):
-        SharedMemoryBucket([Rate(1, HOUR)], "name")
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -340,6 +330,27 @@ def test_a_file_from_before_a_reboot_is_an_error_or_begins_anew(path: Path, monk
     with SharedMemoryBucket([Rate(1, HOUR)], path=path, on_reboot="restart") as bucket:
         assert not put(bucket)
     assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+def test_a_restart_that_was_cut_short_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_half(descriptor: int, header: bytes, slots: int) -> None:
+        os.write(descriptor, header)
+        os.write(descriptor, bytes(16 * slots // 2))
+        raise OSError("killed")
+
+    monkeypatch.setattr(_shared_file, "_boot", [b"another"])
+    with SharedMemoryBucket([Rate(100, HOUR)], path=path) as bucket:
+        assert all(put(bucket) for _ in range(100))
+    monkeypatch.setattr(_shared_file, "_boot", [])
+    with monkeypatch.context() as patch:
+        patch.setattr(_shared_file, "_write_all", write_half)
+        with pytest.raises(OSError, match="killed"):
+            SharedMemoryBucket([Rate(100, HOUR)], path=path, on_reboot="restart")
+    with pytest.raises(SharedMemoryError, match="before this machine was last started"):
+        SharedMemoryBucket([Rate(100, HOUR)], path=path)
+    with SharedMemoryBucket([Rate(100, HOUR)], path=path, on_reboot="restart") as bucket:
+        assert all(put(bucket) for _ in range(100))
+        assert not put(bucket)
 
 
 def test_a_boot_that_is_known_by_the_time_of_day_may_be_a_minute_off() -> None:
@@ -423,22 +434,6 @@ def test_a_closed_bucket_says_so_and_the_file_stays(path: Path) -> None:
         assert not put(again)
 
 
-def test_buckets_that_are_dropped_leave_no_descriptors(path: Path) -> None:
-    def descriptors() -> int:
-        ends = os.pipe()  # the next free ones
-        for end in ends:
-            os.close(end)
-        return max(ends)
-
-    SharedMemoryBucket([Rate(1, HOUR)], path=path)
-    gc.collect()
-    before = descriptors()
-    for _ in range(50):
-        SharedMemoryBucket([Rate(1, HOUR)], path=path)
-    gc.collect()
-    assert descriptors() == before
-
-
 def test_copies_of_any_kind_are_the_same_limit(path: Path) -> None:
     with SharedMemoryBucket([Rate(3, HOUR)], path=path) as bucket:
         copies = [copy.copy(bucket), copy.deepcopy(bucket), pickle.loads(pickle.dumps(bucket))]
@@ -446,14 +441,6 @@ def test_copies_of_any_kind_are_the_same_limit(path: Path) -> None:
         assert [each.count() for each in copies] == [3, 3, 3]
         for each in copies:
             each.close()
-
-
-def test_a_copy_of_what_is_gone_is_an_error(path: Path) -> None:
-    with SharedMemoryBucket([Rate(3, HOUR)], path=path) as bucket:
-        data = pickle.dumps(bucket)
-        bucket.unlink()
-    with pytest.raises(FileNotFoundError):
-        pickle.loads(data)
 
 
 def test_a_limiter_waits_by_the_exact_wait_without_a_buffer(path: Path) -> None:
@@ -466,6 +453,21 @@ def test_a_limiter_waits_by_the_exact_wait_without_a_buffer(path: Path) -> None:
             assert limiter.try_acquire("x")
             assert limiter.try_acquire("x")
     assert naps == [1.001]
+
+
+@pytest.mark.parametrize("interval", [100, HOUR])
+def test_a_thread_sleeps_until_a_full_ring_has_a_slot(path: Path, interval: int) -> None:
+    with SharedMemoryBucket([Rate(1000, interval)], path=path, capacity=64) as bucket:
+        limiter = Limiter(bucket)
+        for _ in range(64):
+            assert limiter.try_acquire("x", blocking=False)
+        if interval == HOUR:
+            assert limiter.remaining() == [936]
+            assert 3500 < limiter.wait_time() < 3601
+            assert not limiter.try_acquire("x", blocking=False)
+            assert not limiter.try_acquire("x", timeout=0.001)
+        else:
+            assert limiter.try_acquire("x")
 
 
 async def test_tasks_of_two_processes_wait_to_the_nanosecond(path: Path, clock: ManualClock) -> None:
@@ -542,26 +544,22 @@ assert bucket.count() == admitted + 1
     subprocess.run([sys.executable, "-W", "error", "-c", script, str(path)], check=True, timeout=60)
 
 
-def test_the_page_about_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_page_and_the_docstrings_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shared_file, "directory", lambda: tmp_path)
     page = Path(__file__).parent.parent / "docs" / "shared-memory.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), {"__name__": "docs"})
+    examples = [
+        textwrap.dedent((inspect.getdoc(subject) or "").partition("Example:\n")[2])
+        for subject in (SharedMemoryBucket, MultiprocessBucket)
+    ]
+    if page.exists():  # not beside an installed wheel
+        examples += re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for example in examples:
+        assert example
+        exec(compile(example, "an example", "exec"), {"__name__": "docs"})
+    assert list(tmp_path.iterdir()) == []
 
 
 # MultiprocessBucket.
-
-
-def test_a_multiprocess_bucket_goes_with_its_process_and_so_does_what_killed_ones_left() -> None:
-    dead = _shared_file.directory() / f"mp-{2**22 + 1}-{'0' * 32}"
-    dead.touch()
-    bucket = MultiprocessBucket.init([Rate(1, HOUR)])
-    assert not dead.exists()
-    path = bucket.path
-    assert path.exists()
-    del bucket
-    assert not path.exists()
 
 
 def test_a_multiprocess_bucket_takes_a_managers_list_as_pyrate_limiters_does() -> None:
@@ -576,3 +574,66 @@ def test_a_multiprocess_bucket_takes_a_managers_list_as_pyrate_limiters_does() -
         assert len(bucket.items) == 2
     with pytest.raises(ValueError, match=r"items must be a ListProxy, got \[\]"):
         MultiprocessBucket([Rate(2, HOUR)], [], lock)
+
+
+if os.name == "posix":  # elsewhere files have no modes, and stay while they are open
+
+    def test_a_named_file_is_its_users_alone(name: str) -> None:
+        with SharedMemoryBucket([Rate(1, HOUR)], name) as bucket:
+            assert bucket.path.stat().st_mode & 0o777 == 0o600
+            assert bucket.path.parent.stat().st_mode & 0o777 == 0o700
+            bucket.unlink()
+            assert not bucket.path.exists()
+            assert put(bucket)
+
+    def test_a_link_is_not_followed(path: Path) -> None:
+        target = path.with_name("target")
+        SharedMemoryBucket([Rate(1, HOUR)], path=target).close()
+        path.symlink_to(target)
+        with pytest.raises(OSError, match="symbolic link"):
+            SharedMemoryBucket([Rate(1, HOUR)], path=path)
+
+    def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        where = _shared_file.directory()
+        assert where.parent == tmp_path
+        where.chmod(0o777)
+        with pytest.raises(SharedMemoryError, match="only its owner"):
+            SharedMemoryBucket([Rate(1, HOUR)], "name")
+        where.rmdir()
+        where.symlink_to(tmp_path)
+        with pytest.raises(SharedMemoryError, match="only its owner"):
+            SharedMemoryBucket([Rate(1, HOUR)], "name")
+
+    def test_buckets_that_are_dropped_leave_no_descriptors(path: Path) -> None:
+        def descriptors() -> int:
+            ends = os.pipe()  # the next free ones
+            for end in ends:
+                os.close(end)
+            return max(ends)
+
+        SharedMemoryBucket([Rate(1, HOUR)], path=path)
+        gc.collect()
+        before = descriptors()
+        for _ in range(50):
+            SharedMemoryBucket([Rate(1, HOUR)], path=path)
+        gc.collect()
+        assert descriptors() == before
+
+    def test_a_multiprocess_bucket_goes_with_its_process_and_so_does_what_killed_ones_left() -> None:
+        dead = _shared_file.directory() / f"mp-{2**22 + 1}-{'0' * 32}"
+        dead.touch()
+        bucket = MultiprocessBucket.init([Rate(1, HOUR)])
+        assert not dead.exists()
+        path = bucket.path
+        assert path.exists()
+        del bucket
+        assert not path.exists()
+
+    def test_a_copy_of_what_is_gone_is_an_error(path: Path) -> None:
+        with SharedMemoryBucket([Rate(3, HOUR)], path=path) as bucket:
+            data = pickle.dumps(bucket)
+            bucket.unlink()
+        with pytest.raises(FileNotFoundError):
+            pickle.loads(data)

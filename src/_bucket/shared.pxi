@@ -141,7 +141,7 @@ cdef class SharedWindow(Window):
 
     cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
         self.look(now)
-        return Window.foresee(self, last, weight, now)
+        return max(Window.foresee(self, last, weight, now), self.slot_due())
 
     cdef int deny(self, int64_t weight) except -1:
         Window.deny(self, weight)

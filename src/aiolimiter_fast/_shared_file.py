@@ -41,6 +41,7 @@ LEAST_SLOTS = 64
 # Without `capacity`: 16 MiB.
 MOST_SLOTS = 1 << 20
 HINT = 128  # in words, as in `_core/shared.pxd`
+LOCKED = 2048  # the byte that is locked where locks are of bytes
 
 METHODS = {"cas": 1, "lock": 2}
 KINDS = {"log": 1, "state": 2}
@@ -132,7 +133,7 @@ class SharedFile:
                 except Rebooted:
                     if not restart:
                         raise
-                    _replace(path, descriptor, wanted)
+                    _restart(descriptor, wanted)
                 finally:
                     if self.descriptor < 0:
                         os.close(descriptor)
@@ -177,21 +178,23 @@ def _make(path: Path, layout: Layout) -> None:
             os.unlink(temporary)
 
 
-def _replace(path: Path, descriptor: int, layout: Layout) -> None:
-    """Put a new file in the place of an old one, unless somebody else just has."""
+def _restart(descriptor: int, layout: Layout) -> None:
+    """Empty a file that no process can have in use, as it is older than all of them; unless somebody else just has."""
     with locked(descriptor):
-        if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-            os.replace(_write(path, layout), path)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if _same_boot(FIXED.unpack_from(os.read(descriptor, STATIC))[-1].rstrip(b"\0"), boot()):
+            return
+        header = layout.header()
+        os.lseek(descriptor, STATIC, os.SEEK_SET)
+        _write_all(descriptor, header[STATIC:], layout.slots)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, header[:STATIC])  # last: until then it is as old as it was
 
 
 def _write(path: Path, layout: Layout) -> str:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)  # mode 0600
     try:
-        os.write(descriptor, layout.header())
-        # Written out, so that a full disk is an error here and not a SIGBUS later.
-        left, zeros = SLOT * layout.slots, bytes(1 << 16)
-        while left > 0:
-            left -= os.write(descriptor, zeros[:left])
+        _write_all(descriptor, layout.header(), layout.slots)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -200,11 +203,19 @@ def _write(path: Path, layout: Layout) -> str:
     return temporary
 
 
+def _write_all(descriptor: int, header: bytes, slots: int) -> None:
+    """Write a header and empty slots: written out, so that a full disk is an error here and not a SIGBUS later."""
+    os.write(descriptor, header)
+    left, zeros = SLOT * slots, bytes(1 << 16)
+    while left > 0:
+        left -= os.write(descriptor, zeros[:left])
+
+
 @contextmanager
 def locked(descriptor: int) -> Iterator[None]:
     """Hold the lock of a file; the system frees it when the process ends, however that comes."""
     if sys.platform == "win32":
-        os.lseek(descriptor, 1 << 40, os.SEEK_SET)
+        os.lseek(descriptor, LOCKED, os.SEEK_SET)
         while True:
             with suppress(OSError):
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -213,7 +224,7 @@ def locked(descriptor: int) -> Iterator[None]:
         try:
             yield
         finally:
-            os.lseek(descriptor, 1 << 40, os.SEEK_SET)
+            os.lseek(descriptor, LOCKED, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
     else:
         fcntl.lockf(descriptor, fcntl.LOCK_EX)

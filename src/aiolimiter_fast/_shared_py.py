@@ -203,7 +203,7 @@ class SharedWindow(Window):
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         self._look(now)
-        return super()._foresee(last, weight, now)
+        return max(super()._foresee(last, weight, now), self._slot_due())
 
     def _failing(self, weight: int) -> Any:
         rate = super()._failing(weight)

@@ -51,7 +51,7 @@ class SharedMemoryBucket(InMemoryBucket, engine.SharedWindow):
 
         with SharedMemoryBucket([Rate(100, Duration.SECOND)], "api.example.com") as bucket:
             assert Limiter(bucket).try_acquire("page")  # in any number of processes
-            bucket.unlink()
+        bucket.unlink()
     """
 
     exact_wait = True
@@ -139,7 +139,10 @@ class SharedMemoryBucket(InMemoryBucket, engine.SharedWindow):
         return bool(decision.allowed)
 
     def unlink(self) -> None:
-        """Remove the file. Processes that have it open go on with it; whoever opens it by name makes a new one."""
+        """Remove the file, if there is one. Processes that have it open go on with it; others will make a new one.
+
+        Raises PermissionError on Windows as long as anybody has it open.
+        """
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
