@@ -147,6 +147,32 @@ def test_a_process_that_slept_for_laps_counts_what_the_others_count(
     processes.close()
 
 
+@given(steps=st.lists(st.tuples(st.sampled_from(["look", "enter", "take"]), st.integers(0, 2)), max_size=100))
+def test_an_entry_fails_if_another_process_has_entered_one_since_the_look(
+    engine: Any, tmp_path_factory: pytest.TempPathFactory, steps: Any
+) -> None:
+    """Between the look at the log and the swap that decides, anything may happen."""
+    processes = Processes(engine, tmp_path_factory.getbasetemp(), [(1000, SECOND)], 3)
+    seen, entered_by_look, now, entered = [0] * 3, [-1] * 3, 10**18, 0
+    for what, which in steps:
+        now += 1
+        window = processes.windows[which]
+        if what == "look":
+            seen[which], entered_by_look[which] = window._seen(now), entered
+        elif what == "enter":
+            if entered_by_look[which] >= 0:
+                assert window._append_after(seen[which], 1, now) == (-1 if entered_by_look[which] < entered else 0)
+                entered += entered_by_look[which] == entered
+        else:
+            assert window._take("x", 1, now) is None
+            entered += 1
+            entered_by_look[which] = -1  # it has looked itself
+    processes.add()
+    processes.windows[-1]._seen(now)
+    assert processes.windows[-1]._count_since(0) == entered
+    processes.close()
+
+
 def test_entries_go_round_the_ring_for_many_laps(engine: Any, folder: Path) -> None:
     processes = Processes(engine, folder, [(64, 63)], 2)
     first, second = processes.windows

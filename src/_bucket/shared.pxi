@@ -207,13 +207,14 @@ cdef class SharedWindow(Window):
             return self.shared.next
 
     def _append_after(self, int64_t seen, int64_t weight, int64_t now):
-        """Enter an item, if nothing was entered since so much was seen.
+        """Enter an item, if nothing was entered since so much was seen at `now`.
 
         Returns 0 if it was, -1 if something else was, or the instant when there is a slot.
         """
         cdef int64_t due
         with cython.critical_section(self):
-            self.look(now)
+            if self.shared.words == NULL:
+                raise ValueError("the bucket is closed")
             if self.shared.next != seen:
                 return -1
             due = self.slot_due()

@@ -242,12 +242,13 @@ class SharedWindow(Window):
             return self._next
 
     def _append_after(self, seen: int, weight: int, now: int) -> int:
-        """Enter an item, if nothing was entered since so much was seen.
+        """Enter an item, if nothing was entered since so much was seen at `now`.
 
         Returns 0 if it was, -1 if something else was, or the instant when there is a slot.
         """
         with deciding:
-            self._look(now)
+            if self._mapped is None:
+                raise ValueError("the bucket is closed")
             if self._next != seen:
                 return -1
             return self._slot_due() or self._claim(weight, now) - 1

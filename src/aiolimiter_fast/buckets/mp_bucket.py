@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
-from multiprocessing.managers import ListProxy
 from typing import Any
 from weakref import finalize
 
@@ -52,7 +52,7 @@ class MultiprocessBucket(SharedMemoryBucket):
     """
 
     def __new__(cls, rates: Any = None, items: Any = None, *args: Any, **kwargs: Any) -> Any:
-        made: Any = ManagerBucket if cls is MultiprocessBucket and isinstance(items, ListProxy) else cls
+        made: Any = ManagerBucket if cls is MultiprocessBucket and _is_list_proxy(items) else cls
         return super().__new__(made)
 
     def __init__(self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None) -> None:
@@ -67,6 +67,11 @@ class MultiprocessBucket(SharedMemoryBucket):
         bucket._open(path, slots_for(bucket._most_entries(), None), make=True)
         finalize(bucket, remover(path))
         return bucket
+
+
+def _is_list_proxy(items: object) -> bool:
+    managers = sys.modules.get("multiprocessing.managers")  # slow to import, and there is no proxy without it
+    return managers is not None and isinstance(items, managers.ListProxy)
 
 
 class ManagerBucket(MultiprocessBucket):
