@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +15,7 @@ from asyncio_throttle.throttler import Throttler as PollingThrottler
 
 import aiolimiter_fast
 from aiolimiter_fast._engine import ENGINE
-
-SWITCH = "AIOLIMITER_FAST_NO_EXTENSIONS"
+from aiolimiter_fast._twin import load_twin
 
 
 @dataclass(frozen=True)
@@ -41,35 +37,12 @@ def require(engine: str, found: str) -> None:
         raise RuntimeError(f"asked for the {engine}, got the {found}")
 
 
-def load_twin() -> Any:
-    """Import the package a second time, with the extension switched off, and return it."""
-
-    def take() -> dict[str, Any]:
-        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == OURS}
-
-    extension, switch = take(), os.environ.get(SWITCH)
-    os.environ[SWITCH] = "1"
-    try:
-        package = importlib.import_module(OURS)
-        package.Limiter, package.Rate  # noqa: B018  # loaded now, while the switch is set
-        engine = importlib.import_module(f"{OURS}._engine").ENGINE
-    finally:
-        take()
-        sys.modules.update(extension)
-        if switch is None:
-            del os.environ[SWITCH]
-        else:
-            os.environ[SWITCH] = switch
-    require("twin", engine)
-    return package
-
-
 def bucket(name: str, limiter: Any) -> Candidate:
     return Candidate(name, limiter, lambda: limiter(1e9, 1))
 
 
 require("extension", ENGINE)
-TWIN = load_twin()
+TWIN: Any = load_twin()[OURS]
 
 CANDIDATES = (
     bucket(OURS, aiolimiter_fast.AsyncLimiter),

@@ -39,12 +39,14 @@ from aiolimiter_fast._core.shared cimport (
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
     HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_due, window_failing, window_find,
-    window_free, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot, window_t,
+    window_free, window_last, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot,
+    window_t,
     window_take_back, window_trim,
 )
 
 import warnings
 from _thread import allocate_lock as _allocate_lock
+from sys import platform as _platform
 from time import get_clock_info as _get_clock_info
 from types import BuiltinMethodType, GenericAlias, MethodType
 from weakref import ref as _weakref
@@ -133,8 +135,8 @@ cdef enum:
     LOST       # taken from the queue as its loop was closed, its process forked or its future cancelled
     DONE
 
-# For so long at most (ns) a thread sleeps at a time: platforms bound it.
-cdef int64_t LONGEST_SLEEP = 86_400_000_000_000
+# For so long at most (ns) a thread sleeps at a time: platforms bound it, and Windows lets no Ctrl-C end it.
+cdef int64_t LONGEST_SLEEP = 100_000_000 if _platform == "win32" else 86_400_000_000_000
 
 cdef object ONE = 1
 cdef object MINUS_ONE = -1

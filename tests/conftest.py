@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from types import ModuleType
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import aiolimiter_fast
 from aiolimiter_fast import _engine
+from aiolimiter_fast._twin import importing, load_all, load_twin
 from aiolimiter_fast._waiting.asyncio import attach
 from aiolimiter_fast.testing import ManualClock
 
@@ -39,9 +41,37 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def load_package(name: str) -> ModuleType:
+    if name == _engine.ENGINE:
+        return aiolimiter_fast
+    return load_twin()["aiolimiter_fast"]
+
+
+def modules_of(package: ModuleType) -> dict[str, ModuleType]:
+    return load_all() if package is aiolimiter_fast else load_twin()
+
+
 @pytest.fixture(scope="session", params=MODULES)
 def engine(request: pytest.FixtureRequest) -> ModuleType:
     return load(request.param)
+
+
+@pytest.fixture(scope="session", params=MODULES)
+def package(request: pytest.FixtureRequest) -> ModuleType:
+    """The whole package, `aiolimiter_fast`, on each engine."""
+    return load_package(request.param)
+
+
+@pytest.fixture
+def imported(package: ModuleType) -> Iterator[None]:
+    """Imports and pickle find the package under test."""
+    with importing(modules_of(package)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def both_packages() -> tuple[ModuleType, ModuleType]:
+    return load_package("extension"), load_package("twin")
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +84,13 @@ def both_engines() -> tuple[ModuleType, ModuleType]:
     return load("extension"), load("twin")
 
 
+COMPARISONS = {"both_engines", "both_packages"}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """Leave out what compares the engines where there is only one."""
     if "extension" not in MODULES:
-        comparisons = [item for item in items if "both_engines" in item.fixturenames]
+        comparisons = [item for item in items if COMPARISONS & set(item.fixturenames)]
         items[:] = [item for item in items if item not in comparisons]
         config.hook.pytest_deselected(items=comparisons)
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import pickle
+import sys
 import threading
+import time
+from types import ModuleType
 from typing import Any
 from weakref import ref
 
 import pytest
+from callers import HOUR_MS, Callers, Clock, Thread, limiter_on
 from waiters import Waiters
 
 from aiolimiter_fast import LimitReached
@@ -305,3 +310,210 @@ class TestOtherLimiters:
         assert "waiters: 0]" in repr(limiter)
         clock.advance(4.0)
         await limiter.acquire(4, block=False)
+
+
+class TestPyrateLimiter:
+    """What was reported of pyrate-limiter 4.5 and before, or measured, as far as it concerns buckets in memory.
+
+    299, a fork while a thread holds a lock, is isolated/limiter_forks.py. Redis, PostgreSQL, SQLite and what several
+    processes share (221) have tests of their own.
+    """
+
+    @pytest.mark.parametrize("wraps", [False, True])
+    async def test_301_a_full_key_does_not_delay_a_free_one_nor_a_call_that_does_not_block(
+        self, package: ModuleType, clock: ManualClock, wraps: bool
+    ) -> None:
+        buckets = {}
+        for name in ("full", "free"):
+            bucket = package.InMemoryBucket([package.Rate(1, HOUR_MS)])
+            bucket._clock = Clock(clock.time_ns)
+            buckets[name] = package.BucketAsyncWrapper(bucket) if wraps else bucket
+
+        class Factory(package.BucketFactory):  # type: ignore[misc, name-defined]
+            def wrap_item(self, name: str, weight: int = 1) -> Any:
+                return package.RateItem(name, clock.time_ns() // 1_000_000, weight)
+
+            def get(self, item: Any) -> Any:
+                return buckets[item.name]
+
+        callers = Callers(package.Limiter(Factory()), clock)
+        for name in ("full", "full", "full", "free"):
+            callers.add(name)
+        callers.add("full", blocking=False)
+        await clock.settle()
+        assert callers.names == ["full", "free"]
+        assert callers.refused == [("full", 0)]
+
+    def test_an_async_wrapper_needs_no_running_loop(self, package: ModuleType) -> None:
+        limiter = package.Limiter(package.BucketAsyncWrapper(package.InMemoryBucket([package.Rate(1, HOUR_MS)])))
+        for expected in (True, False):
+            assert asyncio.run(limiter.try_acquire_async(blocking=False)) is expected
+
+    def test_136_157_fifty_limiters_start_no_thread(self, package: ModuleType) -> None:
+        before = threading.enumerate()
+        limiters = [package.Limiter(package.Rate(1, HOUR_MS)) for _ in range(50)]
+        assert all(limiter.try_acquire() for limiter in limiters)
+        assert threading.enumerate() == before
+
+    async def test_the_default_buffer_costs_nothing_of_the_rate(self, package: ModuleType, clock: ManualClock) -> None:
+        callers = Callers(limiter_on(package, Clock(clock.time_ns), (10, 100)), clock)
+
+        async def work() -> None:
+            while True:
+                await callers._run("x", 1, {})
+
+        workers = [asyncio.create_task(work()) for _ in range(20)]
+        await clock.run(10)
+        for worker in workers:
+            worker.cancel()
+        assert len(callers.served) == 10 * 100
+
+    def test_289_without_a_buffer_nothing_spins(self, package: ModuleType) -> None:
+        clock = Clock(time.monotonic_ns)
+        limiter = limiter_on(package, clock, (1, 20), buffer_ms=0)
+        assert all(limiter.try_acquire() for _ in range(4))
+        assert clock.reads <= 4 * 6
+
+    async def test_289_timeout_0_is_admitted_in_asyncio_where_there_is_room(self, package: ModuleType) -> None:
+        limiter = package.Limiter(package.Rate(2, HOUR_MS))
+        assert [await limiter.try_acquire_async(timeout=0) for _ in range(3)] == [True, True, False]
+
+    def test_278_no_wait_is_negative(self, package: ModuleType) -> None:
+        now = 10**12
+        limiter = limiter_on(package, Clock(lambda: now), (2, 1000))
+        bucket = limiter.bucket_factory.bucket
+        assert limiter.try_acquire(weight=2)
+        for _ in range(30):
+            now += 100_000_000
+            assert limiter.wait_time() >= 0
+            item = package.RateItem("x", bucket.now())
+            assert bucket.put(item) or bucket.waiting(item) >= 0
+
+    def test_278_a_bucket_that_tells_a_negative_wait_is_asked_again(self, package: ModuleType) -> None:
+        class Bucket(package.InMemoryBucket):  # type: ignore[misc, name-defined]
+            def waiting(self, item: Any) -> int:
+                return -5
+
+        limiter = package.Limiter(Bucket([package.Rate(1, 5)]), buffer_ms=0)
+        assert all(limiter.try_acquire() for _ in range(3))
+
+    def test_185_191_contending_threads_all_get_their_permits(self, package: ModuleType) -> None:
+        limiter = package.Limiter(package.Rate(8, 5))
+        threads = [Thread(lambda: [limiter.try_acquire() for _ in range(8)]) for _ in range(8)]
+        assert all(all(thread.result()) for thread in threads)
+
+    def test_108_32_threads_do_not_deadlock(self, package: ModuleType) -> None:
+        limiter = package.Limiter([package.Rate(4, 2), package.Rate(1000, HOUR_MS)])
+        threads = [Thread(limiter.try_acquire, str(number), 1 + number % 4) for number in range(32)]
+        assert all(thread.result() for thread in threads)
+
+    def test_300_302_leaking_beside_putting_loses_no_count_and_raises_nothing(self, package: ModuleType) -> None:
+        now = 10**6
+        bucket = package.InMemoryBucket([package.Rate(10, 10), package.Rate(100_000, 10**6)])
+        finished = threading.Event()
+        leaked = 0
+
+        def leak() -> None:
+            nonlocal leaked
+            while not finished.is_set():
+                leaked += bucket.leak(now)
+                bucket.peek(-1)
+                bucket.peek(0)
+
+        leaking = Thread(leak)
+        put = 0
+        for _ in range(300):
+            for _ in range(20):
+                put += bucket.put(package.RateItem("x", now))
+            now += 11 if put % 7 else 10**6
+        finished.set()
+        leaking.result()
+        assert put == 3000
+        assert leaked + bucket.count() == put
+
+    def test_183_leaking_can_start_and_end_any_number_of_times(self, package: ModuleType) -> None:
+        class Bucket(package.InMemoryBucket):  # type: ignore[misc, name-defined]
+            needs_leak = True
+
+        bucket = Bucket([package.Rate(1, HOUR_MS)])
+        limiter = package.Limiter(bucket)
+        limiter.bucket_factory.leak_interval = 1
+        for _ in range(20):
+            assert limiter.dispose(bucket)
+            limiter.bucket_factory.schedule_leak(bucket)
+        assert limiter.buckets() == [bucket]
+        limiter.close()
+
+    def test_262_a_limiter_can_be_pickled(self, package: ModuleType, imported: None) -> None:
+        limiter = package.Limiter(package.Rate(3, HOUR_MS))
+        assert limiter.try_acquire(weight=2)
+        another = pickle.loads(pickle.dumps(limiter))
+        assert another.remaining() == [1]
+        assert another.try_acquire(blocking=False)
+        assert not another.try_acquire(blocking=False)
+        assert limiter.remaining() == [1]
+
+    def test_239_rates_may_come_in_any_order(self, package: ModuleType) -> None:
+        rates = [package.Rate(3, HOUR_MS), package.Rate(1, 1000), package.Rate(2, 60_000)]
+        limiter = package.Limiter(rates)
+        assert [rate.limit for rate in limiter.rates] == [1, 2, 3]
+        assert limiter.try_acquire(blocking=False)
+        assert not limiter.try_acquire(blocking=False)
+
+    def test_134_a_permit_costs_the_same_in_a_window_of_any_size(self, package: ModuleType) -> None:
+        """Counted in lines of the twin's source, which the extension mirrors."""
+
+        def lines(limit: int) -> int:
+            bucket = package.InMemoryBucket([package.Rate(limit, 1000)])
+            for _ in range(limit):
+                assert bucket.put(package.RateItem("x", 0))
+            count = 0
+
+            def trace(frame: Any, event: str, argument: Any) -> Any:
+                nonlocal count
+                count += event == "line"
+                return trace
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                for _ in range(20):
+                    bucket.put(package.RateItem("x", 0))
+            finally:
+                sys.settrace(before)
+            return count
+
+        assert lines(10_000) <= 2 * lines(10)
+
+    def test_45_a_frozen_clock_makes_no_wait_longer(self, package: ModuleType) -> None:
+        limiter = package.Limiter(package.Rate(1, 5))
+        assert limiter.try_acquire()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("time", "time_ns"):
+                patch.setattr(time, name, lambda: 1)
+            assert limiter.wait_time() <= 0.006
+            assert limiter.try_acquire()
+            for name in ("monotonic", "monotonic_ns"):
+                patch.setattr(time, name, lambda: 1)
+            assert limiter.wait_time() <= 0.006
+            assert limiter.try_acquire()
+
+    def test_32_limiters_share_nothing(self, package: ModuleType) -> None:
+        rate = package.Rate(1, HOUR_MS)
+        first, second = package.Limiter(rate), package.Limiter(rate)
+        assert first.try_acquire("x", blocking=False)
+        assert second.try_acquire("x", blocking=False)
+        assert not first.try_acquire("x", blocking=False)
+
+    async def test_a_weight_that_can_never_fit_is_refused_at_once_even_when_blocking(self, package: ModuleType) -> None:
+        limiter = package.Limiter([package.Rate(2, 1000), package.Rate(5, HOUR_MS)])
+        assert limiter.try_acquire(weight=3) is False
+        assert await limiter.try_acquire_async(weight=3) is False
+        assert limiter.remaining() == [2, 5]
+
+    async def test_88_percent_of_eight_threads_calls_are_not_refused_with_the_budget_untouched(
+        self, package: ModuleType
+    ) -> None:
+        limiter = package.Limiter(package.Rate(4000, HOUR_MS))
+        threads = [Thread(lambda: sum(limiter.try_acquire(blocking=False) for _ in range(500))) for _ in range(8)]
+        assert sum(thread.result() for thread in threads) == 4000

@@ -12,6 +12,8 @@ cdef class Link(Event):
         """Wake the limiter's waiters that are due; then enter its next deadline."""
         cdef AsyncLimiter limiter = self.limiter
         cdef Py_ssize_t woken
+        if limiter is None:  # nobody waits any more, as of a moment ago
+            return 0
         with cython.critical_section(limiter):
             if limiter.timer is not self.timer and limiter.timer.is_closed():
                 limiter.timer = self.timer  # or its clock would stand still for those who wait here
@@ -23,7 +25,8 @@ cdef class Link(Event):
         return woken
 
     cdef int lose(self) except -1:
-        return self.limiter.drop(True)
+        cdef AsyncLimiter limiter = self.limiter
+        return 0 if limiter is None else limiter.drop(True)
 
 
 @cython.final

@@ -1,7 +1,27 @@
 """Callers in order of arrival, threads and tasks alike. Included by `_bucket.pyx`."""
 
 
+cdef enum:
+    PENDING = -1    # neither admitted nor refused yet
+
 cdef unsigned long changes = 0    # to objects that a fast path relies on
+cdef object CHANGING = object()   # whose section guards the count
+
+# Where a clock other than the monotonic one has not moved as far as was slept, so long at least (ns) to the next look.
+cdef enum:
+    LEAST_PAUSE = 1_000_000
+
+
+cdef int note_change() except -1:
+    global changes
+    with cython.critical_section(CHANGING):
+        changes += 1
+    return 0
+
+
+cdef str text_of(name):
+    """A name as a string that runs no code of anybody's when it goes."""
+    return name if type(name) is str else str.__str__(str(name))
 
 
 cdef class Watched:
@@ -9,16 +29,14 @@ cdef class Watched:
     cdef bint relied
 
     def __setattr__(self, str name, value):
-        global changes
-        if self.relied:
-            changes += 1
         PyObject_GenericSetAttr(self, name, <PyObject*>value)
+        if self.relied:
+            note_change()
 
     def __delattr__(self, str name):
-        global changes
-        if self.relied:
-            changes += 1
         PyObject_GenericSetAttr(self, name, NULL)
+        if self.relied:
+            note_change()
 
     def __reduce__(self):
         return _arguments.newobj, (type(self),), getattr(self, "__dict__", None)
@@ -30,6 +48,9 @@ cdef class Line(Watched):
 
     A subclass is the meter that admits them: `due`, `charge`, `refund` and `foresee` are its own. Whoever wakes up
     first serves all whose time has come, so no caller depends on another thread or loop to run.
+
+    Wherever Python code may run or a section be entered, another thread may come in between: what belongs together is
+    changed before that, and what was read is read again afterwards.
     """
     cdef object clock             # None is `clock_ns`; else a callable that gives nanoseconds
     cdef Py_ssize_t waiting
@@ -37,9 +58,10 @@ cdef class Line(Watched):
     cdef void* last
     cdef int64_t passed           # units that newcomers took while the first waits
     cdef int64_t haste            # how much earlier (ns) than a deadline it is worth to wake up
-    cdef list tickets             # one per loop that has waited here
+    cdef list tickets             # one per loop that has waited here; replaced, never changed
     cdef long generation
-    cdef long plans               # how many were made: Python code in the midst of one may make the next
+    cdef long plans               # plans and arrivals: in the midst of a plan others may happen
+    cdef long cleared             # how often the meter was
 
     def __cinit__(self, *args, **kwargs):
         self.tickets = []
@@ -53,12 +75,12 @@ cdef class Line(Watched):
         """Take `weight`, which fits as `due` has just said, from what others share; False: they were faster."""
         return True
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
-        """Enter `weight`, which fits and was claimed."""
-        return 0
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
+        """Enter `weight`, which fits and was claimed; say which instant it carries."""
+        return now
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
-        """Take back what was charged at `instant` and not used."""
+        """Take back what was charged, carries `instant` and was not used."""
         return 0
 
     cdef int64_t foresee(self, Waiter last, int64_t weight, int64_t now) except -1:
@@ -69,16 +91,25 @@ cdef class Line(Watched):
         """How many units may pass the first waiter."""
         return 0
 
+    cdef int refresh(self) except -1:
+        """Take note of what was changed since."""
+        return 0
+
     cdef inline int64_t now(self) except? -1:
         return clock_ns() if self.clock is None else self.clock()
 
-    cdef int enter(self, int64_t weight, object name, int64_t now, bint waits) except -2:
+    cdef inline int renew(self) except -1:
+        """In a forked child, forget the parent's waiters."""
+        if self.waiting and self.generation != generation:
+            self.drop(False)
+        return 0
+
+    cdef int enter(self, int64_t weight, str name, int64_t now, bint waits) except -2:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never. `waits`: the caller will queue otherwise."""
         cdef int64_t due
         if self.waiting:
-            if self.generation != generation:
-                self.drop(False)
-            elif self.release(now, SLICE):
+            self.renew()
+            if self.release(now, SLICE):
                 self.plan(now)
         while True:
             due = self.due(weight, now)
@@ -99,6 +130,7 @@ cdef class Line(Watched):
             self.generation = generation
             self.passed = 0
         Py_INCREF(waiter)
+        self.plans += 1
         self.waiting += 1
         waiter.earlier, waiter.later = self.last, NULL
         if self.last != NULL:
@@ -113,8 +145,8 @@ cdef class Line(Watched):
             waiter.ticket.line = self
         return 0
 
-    cdef int remove(self, Waiter waiter) except -1:
-        """Take a waiter out of the line."""
+    cdef void unlink(self, Waiter waiter, char state) noexcept:
+        """Take a waiter out of the line; then `let_go` of it."""
         if waiter.earlier != NULL:
             (<Waiter>waiter.earlier).later = waiter.later
         else:
@@ -125,12 +157,15 @@ cdef class Line(Watched):
         else:
             self.last = waiter.earlier
         self.waiting -= 1
-        waiter.state = LOST
+        waiter.state = state
         if waiter.ticket is not None:
             waiter.ticket.waiting -= 1
-        if waiter.expiry is not None:
-            waiter.expiry.timer.schedule(&waiter.expiry.node, NEVER)
-        Py_DECREF(waiter)
+
+    cdef int let_go(self, Waiter waiter) except -1:
+        try:
+            call_forget_patience(waiter)
+        finally:
+            Py_DECREF(waiter)
         return 0
 
     cdef Py_ssize_t release(self, int64_t now, Py_ssize_t budget) except -1:
@@ -138,6 +173,7 @@ cdef class Line(Watched):
         cdef Py_ssize_t woken = 0
         cdef Waiter waiter
         cdef int64_t due
+        self.refresh()
         here = running_loop()
         while self.waiting and woken < budget:
             waiter = <Waiter>self.first
@@ -146,45 +182,86 @@ cdef class Line(Watched):
                 break
             if due != NEVER and not self.claim(waiter.weight, now):
                 continue
-            self.remove(waiter)
             if due == NEVER:  # since a change of rates
-                waiter.state = REFUSED
-                call_wake(waiter, here)
+                self.turn_away(waiter, REFUSED, here)
                 continue
-            self.charge(waiter.weight, waiter.name, now)
-            waiter.state = GRANTED
-            waiter.granted = now
+            waiter.granted = self.charge(waiter.weight, waiter.name, now)
+            waiter.cleared = self.cleared
+            self.unlink(waiter, GRANTED)
+            self.let_go(waiter)
             if call_wake(waiter, here):
                 woken += 1
-            else:
+            elif waiter.state == GRANTED:
                 waiter.state = LOST
-                self.refund(waiter.weight, now)
+                self.give_back(waiter)
         return woken
+
+    cdef int turn_away(self, Waiter waiter, char state, object here) except -1:
+        self.unlink(waiter, state)
+        self.let_go(waiter)
+        call_wake(waiter, here)
+        return 0
+
+    cdef int give_back(self, Waiter waiter) except -1:
+        """Take back what a waiter was granted and has not used."""
+        if waiter.cleared == self.cleared:
+            self.refund(waiter.weight, waiter.granted)
+        return 0
+
+    cdef list waiters(self):
+        cdef void* place = self.first
+        cdef list waiters = []
+        while place != NULL:
+            waiters.append(<Waiter>place)
+            place = (<Waiter>place).later
+        return waiters
+
+    cdef int replan(self) except -1:
+        """Serve, turn away or plan anew those who wait, after a change."""
+        cdef int64_t now
+        cdef Waiter waiter
+        with cython.critical_section(self):
+            self.renew()
+            if not self.waiting:
+                return 0
+            now = self.now()
+            here = running_loop()
+            for waiter in self.waiters():
+                if waiter.state == WAITING and self.due(waiter.weight, now) == NEVER:
+                    self.turn_away(waiter, REFUSED, here)
+            self.release(now, SLICE)
+            self.plan(now)
+        return 0
 
     cdef int plan(self, int64_t now) except -1:
         """See that whoever is first is served in time: by every loop that waits here, or by its own thread."""
-        cdef int64_t deadline = NEVER
+        cdef int64_t deadline
         cdef Waiter waiter
         cdef Ticket ticket
         cdef long plans
-        if self.waiting:
-            waiter = <Waiter>self.first
-            deadline = self.due(waiter.weight, now)
-            if waiter.ticket is None and deadline < waiter.sleeps_until:
-                waiter.sleeps_until = deadline
-                call_wake(waiter, None)
-        self.plans += 1
-        plans = self.plans
-        for ticket in self.tickets:
-            if self.plans != plans:
-                break
-            ticket.haste = self.haste
-            if ticket.waiting == 0:
-                ticket.timer.schedule(&ticket.node, NEVER)
-                ticket.line = None
+        cdef bint again = False
+        while True:
+            deadline = NEVER
+            if self.waiting:
+                waiter = <Waiter>self.first
+                deadline = max(self.due(waiter.weight, now), now)
+                if waiter.ticket is None and deadline < waiter.sleeps_until:
+                    waiter.sleeps_until = deadline
+                    call_wake(waiter, None)
+            self.plans += 1
+            plans = self.plans
+            for ticket in self.tickets:
+                if ticket.waiting == 0:
+                    ticket.line = None
+                    ticket.timer.schedule(&ticket.node, NEVER)
+                elif not (again and ticket.node.place >= 0 and ticket.node.key == deadline):
+                    ticket.haste = self.haste
+                    ticket.timer.schedule(&ticket.node, self.instant_in(ticket.timer, deadline, now))
+                if self.plans != plans:
+                    break
             else:
-                ticket.timer.schedule(&ticket.node, self.instant_in(ticket.timer, deadline, now))
-        return 0
+                return 0
+            again = True  # in the midst of this plan another was made, which this one may have undone
 
     cdef int64_t instant_in(self, LoopTimer timer, int64_t deadline, int64_t now) except? -1:
         """An instant of this line's clock by the clock of a loop."""
@@ -194,33 +271,31 @@ cdef class Line(Watched):
 
     cdef Ticket ticket(self, LoopTimer timer):
         cdef Ticket ticket
+        cdef list tickets = None, known = None
         for ticket in self.tickets:
             if ticket.timer is timer:
                 return ticket
         ticket = Ticket.__new__(Ticket)
         ticket.timer = timer
-        self.tickets = [entry for entry in self.tickets if not (<Ticket>entry).timer.is_closed()]
-        self.tickets.append(ticket)
+        while tickets is None or self.tickets is not known:
+            known = self.tickets
+            tickets = [entry for entry in known if not (<Ticket>entry).timer.is_closed()]
+        tickets.append(ticket)
+        self.tickets = tickets
         return ticket
 
     cdef int drop(self, bint closed_only) except -1:
         """Forget waiters whose loop is closed, or all where the process was forked."""
-        cdef void* place
         cdef Waiter waiter
-        cdef list waiters = []
         with cython.critical_section(self):
-            place = self.first
-            while place != NULL:
-                waiters.append(<Waiter>place)
-                place = (<Waiter>place).later
-            for waiter in waiters:
+            for waiter in self.waiters():
                 if not closed_only or (waiter.ticket is not None and waiter.ticket.timer.is_closed()):
                     if waiter.state == WAITING:
-                        self.remove(waiter)
-            if closed_only:
-                self.plan(self.now())
-            else:  # and ask no clock: the garbage collector may have cleared it before
+                        self.unlink(waiter, LOST)
+                        self.let_go(waiter)
+            if not closed_only:
                 self.tickets = []
+            self.plan(self.now() if self.waiting else 0)  # the garbage collector may have taken the clock
         return 0
 
 
@@ -235,36 +310,43 @@ cdef class Ticket(Event):
         cdef Line line = self.line
         cdef Py_ssize_t woken
         cdef int64_t now
+        if line is None:  # nobody waits any more, as of a moment ago
+            return 0
         with cython.critical_section(line):
             now = line.now()
             woken = line.release(now, budget)
             line.plan(now)
+            if woken == 0 and line.clock is not None and self.node.place >= 0:
+                self.timer.schedule(&self.node, max(self.node.key, self.timer.now(0) + LEAST_PAUSE))
         return woken
 
     cdef int lose(self) except -1:
-        return self.line.drop(True)
+        cdef Line line = self.line
+        return 0 if line is None else line.drop(True)
 
 
 @cython.final
 @cython.no_gc_clear
 cdef class Patience(Event):
     """The end of one task's patience, in the deadline heap of its loop."""
-    cdef void* waiter             # borrowed: in the heap only while the task waits
+    cdef Line line
+    cdef Waiter waiter            # None once it has been served, or has left
 
     cdef Py_ssize_t serve(self, Py_ssize_t budget) except -1:
         """Turn the caller away, unless there is room for it at the last moment."""
-        cdef Waiter waiter = <Waiter>self.waiter
-        cdef Line line = waiter.line
-        cdef Py_ssize_t woken
+        cdef Waiter waiter
+        cdef Line line = self.line
+        cdef Py_ssize_t woken = 0
         cdef int64_t now
         with cython.critical_section(line):
-            now = line.now()
-            woken = line.release(now, SLICE)
-            if waiter.state == WAITING:
-                line.remove(waiter)
-                waiter.state = EXPIRED
-                call_wake(waiter, running_loop())
-            line.plan(now)
+            self.timer.schedule(&self.node, NEVER)
+            waiter = self.waiter
+            if waiter is not None:
+                now = line.now()
+                woken = line.release(now, SLICE)
+                if waiter.state == WAITING:
+                    line.turn_away(waiter, EXPIRED, running_loop())
+                line.plan(now)
         return woken
 
     cdef int lose(self) except -1:
@@ -280,8 +362,9 @@ cdef class Waiter:
     """
     cdef Admission limiter
     cdef Line line
-    cdef object name
+    cdef str name
     cdef object future
+    cdef object instead           # the coroutine that does it, if the fast path was left before this was awaited
     cdef Ticket ticket            # None for a thread
     cdef Patience expiry          # None for a thread, or without a timeout
     cdef void* earlier            # neighbours in order of arrival; borrowed
@@ -290,7 +373,9 @@ cdef class Waiter:
     cdef int64_t patience         # ns, NEVER without end
     cdef int64_t since            # when it began to wait
     cdef int64_t granted          # the instant that its permits carry
+    cdef long cleared             # `cleared` of the line then
     cdef int64_t sleeps_until     # of a thread
+    cdef bint called              # of a thread: its lock is released, for it to wake up and hold it again
     cdef char state
     cdef bint block
 
@@ -322,19 +407,23 @@ cdef class Waiter:
         return self.send(None)
 
     def send(self, value):
-        cdef bint admitted = False
+        cdef int admitted = PENDING
         future = call_proceed(self, &admitted)
-        if future is None:
-            raise StopIteration(admitted)
+        if admitted != PENDING:
+            raise StopIteration(admitted == 1)
         return future
 
     def throw(self, type, value=None, traceback=None):
+        if self.instead is not None:
+            return self.instead.throw(exception(type, value, traceback))
         if self.state == DONE:
             raise RuntimeError("cannot reuse already awaited coroutine")
         call_abandon(self)
         raise exception(type, value, traceback)
 
     def close(self):
+        if self.instead is not None:
+            self.instead.close()
         call_abandon(self)
 
     def __repr__(self):
@@ -349,7 +438,8 @@ cdef bint call_wake(Waiter self, object here) except -1:
     """Let the caller run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
     try:
         if self.ticket is None:
-            if self.future.locked():
+            if not self.called:
+                self.called = True
                 self.future.release()
         else:
             loop = self.ticket.timer.loop_ref()
@@ -359,7 +449,20 @@ cdef bint call_wake(Waiter self, object here) except -1:
                 loop.call_soon_threadsafe(self._resolve)
     except Exception:  # the future is cancelled, or its loop closed or gone
         return False
+    except BaseException:  # of a signal's handler, perhaps before the loop was told
+        loop = None if self.ticket is None else self.ticket.timer.loop_ref()
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._resolve)
+        raise
     return True
+
+
+cdef int call_forget_patience(Waiter self) except -1:
+    cdef Patience expiry = self.expiry
+    if expiry is not None:
+        self.expiry = expiry.waiter = None
+        expiry.timer.schedule(&expiry.node, NEVER)
+    return 0
 
 
 cdef int call_abandon(Waiter self) except -1:
@@ -367,15 +470,18 @@ cdef int call_abandon(Waiter self) except -1:
     cdef Line line = self.line
     cdef char state
     cdef int64_t now
-    if self.state == DONE:
+    if self.state == DONE and self.expiry is None:
         return 0
     with cython.critical_section(line):
         state, self.state = self.state, DONE
         if state == WAITING:
-            line.remove(self)
-            self.state = DONE
-        elif state == GRANTED:
-            line.refund(self.weight, self.granted)
+            line.unlink(self, DONE)
+            line.let_go(self)
+        else:
+            call_forget_patience(self)
+            if state == GRANTED:
+                line.give_back(self)
+        line.renew()
         if line.waiting:
             now = line.now()
             line.release(now, SLICE)
@@ -383,36 +489,58 @@ cdef int call_abandon(Waiter self) except -1:
     return 0
 
 
-cdef object call_proceed(Waiter self, bint* admitted):
-    """The next step of the coroutine: None when it returns, or the future that it waits for."""
+cdef object call_proceed(Waiter self, int* admitted):
+    """The next step of the coroutine: give the future that it waits for, or set `admitted` when it returns."""
     cdef char state = self.state
-    cdef int64_t now
+    cdef int64_t waited = 0
+    if state == CREATED:
+        self.state = DONE
+        return call_begin(self, admitted)
+    if state == DONE:
+        if self.instead is not None:
+            return call_instead(self, admitted)
+        raise RuntimeError("cannot reuse already awaited coroutine")
+    with cython.critical_section(self.line):
+        waited = self.line.now() - self.since
     if state == WAITING or state == LOST:
         if not self.future.done():
             raise RuntimeError("coroutine is being awaited already")
         call_abandon(self)  # somebody else resolved the future: ask again, with what is left of the patience
         if self.patience != NEVER:
-            now = self.line.now()
-            self.patience = max(self.patience - (now - self.since), 0)
-        state = CREATED
-    self.state = DONE
-    if state == CREATED:
+            self.patience = max(self.patience - waited, 0)
         return call_begin(self, admitted)
-    if state == DONE:
-        raise RuntimeError("cannot reuse already awaited coroutine")
+    self.state = DONE
     admitted[0] = state == GRANTED
-    self.limiter.note(admitted[0], self.line.now() - self.since)
+    self.limiter.note(admitted[0], waited)
     return None
 
 
-cdef object call_begin(Waiter self, bint* admitted):
+cdef object call_instead(Waiter self, int* admitted):
+    """The next step of what was called instead."""
+    try:
+        return self.instead.send(None)
+    except StopIteration as stop:
+        admitted[0] = stop.value is True
+        self.instead = None
+    except BaseException:
+        self.instead = None
+        raise
+
+
+cdef object call_begin(Waiter self, int* admitted):
     cdef Line line = self.line
     cdef int64_t now
     cdef int decision
     cdef bint waits = self.block and self.patience > 0
     cdef LoopTimer timer
-    decision = self.limiter.decide(self.weight, self.name, waits)
-    if decision == 1 or decision < 0 or not waits:
+    if not self.limiter.is_fast():  # something was changed since the call
+        if not self.limiter._decide_path():
+            patience = -1 if self.patience == NEVER else self.patience / 1e9
+            self.instead = self.limiter._acquire_async(self.name, self.weight, bool(self.block), patience)
+            return call_instead(self, admitted)
+        self.line = line = self.limiter.window_()
+    decision = self.limiter.decide(<Window>line, self.weight, self.name, waits)
+    if decision != 0 or not waits:
         admitted[0] = decision == 1
         return None
     loop = running_loop()
@@ -423,19 +551,25 @@ cdef object call_begin(Waiter self, bint* admitted):
     future._asyncio_future_blocking = True
     self.future = future
     try:
+        if self.patience != NEVER:
+            self.expiry = Patience.__new__(Patience)
+            self.expiry.timer = timer
+            self.expiry.line = line
+            self.expiry.waiter = self
+            timer.schedule(&self.expiry.node, timer.now(0) + self.patience)
         with cython.critical_section(line):
             now = line.now()
             self.ticket = line.ticket(timer)
-            line.enqueue(self, now)
-            if not PyObject_GC_IsTracked(<PyObject*>self):
-                PyObject_GC_Track(<PyObject*>self)
-            if self.patience != NEVER:
-                self.expiry = Patience.__new__(Patience)
-                self.expiry.timer = timer
-                self.expiry.waiter = <void*>self
-                timer.schedule(&self.expiry.node, timer.now(0) + self.patience)
-            if line.first == <void*>self or self.ticket.node.place < 0:
-                line.plan(now)
+            if line.due(self.weight, now) == NEVER:  # the rates were changed a moment ago
+                self.state, self.since = REFUSED, now
+                call_forget_patience(self)
+                future.set_result(None)
+            else:
+                line.enqueue(self, now)
+                if not PyObject_GC_IsTracked(<PyObject*>self):
+                    PyObject_GC_Track(<PyObject*>self)
+                if line.first == <void*>self or self.ticket.node.place < 0:
+                    line.plan(now)
     except BaseException:
         call_abandon(self)
         raise
@@ -445,31 +579,40 @@ cdef object call_begin(Waiter self, bint* admitted):
 cdef bint call_sleep(Waiter self) except -1:
     """Wait in this thread, asleep until it is served or its patience ends; say whether it was admitted."""
     cdef Line line = self.line
-    cdef int64_t now, deadline, until
+    cdef int64_t now, until, left, pause
+    cdef int64_t end = clock_ns()
     cdef bint admitted
-    cdef bint waits = True  # (leaving a critical section by `break` leaks a reference to its object)
+    cdef bint woken = True
+    end = NEVER if self.patience > NEVER - end else end + self.patience
     self.future = lock = _allocate_lock()
     lock.acquire()
     try:
         with cython.critical_section(line):
-            now = line.now()
-            line.enqueue(self, now)
-            deadline = NEVER if self.patience > NEVER - now else now + self.patience
-            until = self.sleeps_until = line.foresee(self, 0, now)
-        while waits:
-            until = min(until, deadline)
-            if until > now:
-                lock.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
+            now = until = line.now()
+            if line.due(self.weight, now) == NEVER:  # the rates were changed a moment ago
+                self.state, self.since = REFUSED, now
+            else:
+                line.enqueue(self, now)
+                until = self.sleeps_until = line.foresee(self, 0, now)
+        while self.state == WAITING:
+            left = end if end == NEVER else end - clock_ns()  # the patience is of the thread, whatever the line's clock
+            pause = until - now
+            if not woken and line.clock is not None:
+                pause = max(pause, LEAST_PAUSE)
+            pause = min(pause, min(left, LONGEST_SLEEP))
+            woken = pause > 0 and lock.acquire(True, pause / 1e9)
             with cython.critical_section(line):
+                if woken:
+                    self.called = False
                 now = line.now()
                 if self.state == WAITING:
                     line.release(now, SLICE)
-                if self.state == WAITING and now >= deadline:
-                    line.remove(self)
-                    self.state = EXPIRED
+                if self.state == WAITING and end != NEVER and clock_ns() >= end:
+                    line.unlink(self, EXPIRED)
+                    line.let_go(self)
                 line.plan(now)
-                waits = self.state == WAITING
-                if waits:
+                # (Leaving a critical section by `break` leaks a reference to its object.)
+                if self.state == WAITING:
                     until = self.sleeps_until = line.foresee(self, 0, now)
         admitted = self.state == GRANTED
         self.state = DONE
@@ -481,10 +624,10 @@ cdef bint call_sleep(Waiter self) except -1:
 
 
 cdef int call_send(Waiter self, object value, PyObject** result) except -1:
-    cdef bint admitted = False
+    cdef int admitted = PENDING
     future = call_proceed(self, &admitted)
-    if future is None:
-        future = admitted
+    if admitted != PENDING:
+        future = admitted == 1
         Py_INCREF(future)
         result[0] = <PyObject*>future
         return PYGEN_RETURN
@@ -494,10 +637,10 @@ cdef int call_send(Waiter self, object value, PyObject** result) except -1:
 
 
 cdef PyObject* call_next(Waiter self) except? NULL:
-    cdef bint admitted = False
+    cdef int admitted = PENDING
     future = call_proceed(self, &admitted)
-    if future is None:
-        end_with(admitted)
+    if admitted != PENDING:
+        end_with(admitted == 1)
         return NULL
     Py_INCREF(future)
     return <PyObject*>future
@@ -539,6 +682,7 @@ cdef void call_dealloc(PyObject* dying) noexcept:
         return
     if RECYCLE and (<Waiter>dying).future is None:
         (<Waiter>dying).limiter = None
+        (<Waiter>dying).instead = None
         (<Waiter>dying).line = None
         (<Waiter>dying).name = None
         if spare_keep(&spare_waiters, dying):
@@ -567,7 +711,14 @@ cdef int line_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
 
 
 cdef int line_clear(PyObject* self) noexcept:
-    (<Line>self).drop(False)
+    """Let go of the waiters; the clock and the loops may be gone already."""
+    cdef Line line = <Line>self
+    cdef Waiter waiter
+    cdef list waiters = line.waiters()
+    for waiter in waiters:
+        line.unlink(waiter, DONE)
+    for waiter in waiters:
+        line.let_go(waiter)
     return 0
 
 

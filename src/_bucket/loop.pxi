@@ -227,7 +227,11 @@ cdef class LoopTimer:
             if loop is running_loop():
                 self.call_at(deadline)
             elif loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(self._rearm)
+                try:
+                    loop.call_soon_threadsafe(self._rearm)
+                except RuntimeError:
+                    if not loop.is_closed():  # by now
+                        raise
         return 0
 
     def _rearm(self):

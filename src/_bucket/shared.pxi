@@ -12,6 +12,9 @@ cdef class SharedWindow(Window):
     cdef shared_t shared
     cdef Py_buffer view
     cdef long forks               # `generation` when it last began anew
+    cdef int64_t claimed          # the instant that what was claimed last carries
+    cdef TypeSlots* kind          # of the algorithm
+    cdef unsigned int version     # of that type
     cdef bint direct              # `put` comes to nothing but a decision of the log, as long as `seen` says so
 
     METHOD = "cas"
@@ -46,8 +49,8 @@ cdef class SharedWindow(Window):
         if self.shared.words != NULL:
             PyBuffer_Release(&self.view)
 
-    cdef inline int64_t longest(self) noexcept:
-        return self.log.rates[self.log.count - 1].interval
+    cdef inline int64_t span(self) noexcept:
+        return self.log.rates[self.longest].interval
 
     cdef int note(self, int64_t time, int64_t weight) except -1:
         """Copy an entry."""
@@ -72,11 +75,11 @@ cdef class SharedWindow(Window):
             if self.forks != generation:  # who knows what another thread was doing when this process was forked
                 self.forks = generation
                 self.shared.stale = True
-            step = 0 if shared_is_current(&self.shared, now, self.longest()) else -1
+            step = 0 if shared_is_current(&self.shared, now, self.span()) else -1
             while True:
                 if step < 0:
                     self.forget(self.log.next)
-                    if not shared_begin(&self.shared, now, self.longest()):
+                    if not shared_begin(&self.shared, now, self.span()):
                         raise errors.SharedMemoryError("the shared memory is damaged: no entry where one must be")
                 step = shared_next(&self.shared, &time, &weight)
                 if step == 0:
@@ -96,8 +99,8 @@ cdef class SharedWindow(Window):
 
     cdef inline int64_t slot_due(self) noexcept:
         """When there is a slot for the next entry; 0 if there is one now."""
-        if shared_is_full(&self.shared, self.longest()):
-            return self.shared.old_time + self.longest() + 1
+        if shared_is_full(&self.shared, self.span()):
+            return self.shared.old_time + self.span() + 1
         return 0
 
     cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
@@ -110,18 +113,19 @@ cdef class SharedWindow(Window):
     cdef bint claim(self, int64_t weight, int64_t now) except -1:
         if not shared_append(&self.shared, weight):
             return False
+        self.claimed = self.shared.last
         try:
-            self.note(self.shared.last, weight)
+            self.note(self.claimed, weight)
         except BaseException:
             self.shared.stale = True
             raise
         return True
 
-    cdef int enter(self, int64_t weight, object name, int64_t now, bint waits) except -2:
+    cdef int enter(self, int64_t weight, str name, int64_t now, bint waits) except -2:
         self.look(now)
         return Line.enter(self, weight, name, now, waits)
 
-    cdef int take(self, int64_t weight, object name, int64_t now) except -2:
+    cdef int take(self, int64_t weight, str name, int64_t now) except -2:
         cdef int64_t due
         while True:
             self.look(now)
@@ -131,8 +135,8 @@ cdef class SharedWindow(Window):
             if self.claim(weight, now):
                 return 1
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
-        return 0  # claimed already
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
+        return self.claimed
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         self.look(instant)
@@ -161,7 +165,7 @@ cdef class SharedWindow(Window):
     def _take(self, name, int64_t weight, int64_t now):
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
         with cython.critical_section(self):
-            if self.take(weight, name, now) == 1:
+            if self.take(weight, None, now) == 1:
                 self.admit()
                 return None
             self.deny(weight)
@@ -169,7 +173,9 @@ cdef class SharedWindow(Window):
 
     def _decide_directly(self, algorithm):
         """Let `put` decide without a look at the algorithm, until it, the rates or the bucket change; None: do not."""
-        self.direct = algorithm is not None
+        self.kind = Py_TYPE(algorithm)
+        self.version = self.kind.tp_version_tag
+        self.direct = algorithm is not None and self.version != 0
         self.relied = True
         if isinstance(algorithm, Watched):
             (<Watched>algorithm).relied = True
@@ -178,7 +184,7 @@ cdef class SharedWindow(Window):
         """Store the item if every rate has room for its weight at its timestamp, and say whether."""
         cdef int64_t weight, now
         cdef int odd = 0
-        if self.direct and self.seen == changes:
+        if self.direct and self.seen == changes and self.kind.tp_version_tag == self.version:
             units, timestamp = item.weight, item.timestamp
             if PyLong_CheckExact(units) and PyLong_CheckExact(timestamp):
                 weight = PyLong_AsLongLongAndOverflow(units, &odd)
@@ -246,19 +252,20 @@ cdef class SharedWindow(Window):
             return self.due_as_seen(weight)
 
     def _leak(self, int64_t instant):
-        """Forget what is older than the longest window; return 0, since nobody counts what has gone."""
+        """Nothing: what has left the longest window is forgotten as it goes."""
         return 0
 
-    def _room(self):
-        """Units that each rate has left now."""
-        self._seen(self.now())
-        return Window._room(self)
+    def _room(self, instant):
+        """Units that each rate has left at an instant; None is now, by the monotonic clock."""
+        self._seen(clock_ns() if instant is None else instant)
+        return Window._room(self, instant)
 
     def _clear(self):
         """Forget everything, in all processes."""
         with cython.critical_section(self):
             self.look(self.now())
             shared_raise(&self.shared, SHARED_FLOOR, self.shared.next)
+            self.cleared += 1
             self.failing = self.last_wait = None
             self.replan()
 

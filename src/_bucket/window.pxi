@@ -14,6 +14,7 @@ cdef class Window(Line):
     cdef int64_t units            # in the log
     cdef int64_t gone             # that have left it since `leak` was called last
     cdef bint leaks               # nobody will call `leak`
+    cdef Py_ssize_t longest       # the rate whose window is the longest
     cdef list rates_              # the caller's own objects, one per rate
     cdef unsigned long seen       # `changes` when they were read
     cdef object failing           # of these the one that refused last; None after an admission
@@ -32,7 +33,7 @@ cdef class Window(Line):
         window_advance(&self.log, now)
         return window_due(&self.log, weight)
 
-    cdef int take(self, int64_t weight, object name, int64_t now) except -2:
+    cdef int take(self, int64_t weight, str name, int64_t now) except -2:
         """Take `weight` if it fits now and nobody waits: 1; 0 if it does not fit, -1 if it never does."""
         window_advance(&self.log, now)
         if window_failing(&self.log, weight) >= 0:
@@ -40,11 +41,9 @@ cdef class Window(Line):
         self.charge(weight, name, now)
         return 1
 
-    cdef int charge(self, int64_t weight, object name, int64_t now) except -1:
+    cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         cdef uint32_t part
         self.expire()
-        if type(name) is not str:
-            name = str(name)
         while weight > 0:
             part = <uint32_t>min(weight, HEAVIEST)
             if not window_reserve(&self.log):
@@ -53,7 +52,7 @@ cdef class Window(Line):
             Py_INCREF(name)
             weight -= part
             self.units += part
-        return 0
+        return window_last(&self.log, now)
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
         cdef int64_t number = window_find(&self.log, instant)
@@ -61,6 +60,8 @@ cdef class Window(Line):
         cdef Py_ssize_t slot
         while weight > 0 and number < self.log.next:
             slot = window_slot(&self.log, number)
+            if self.log.times[slot] != instant:  # those permits are forgotten already
+                break
             part = <uint32_t>min(weight, <int64_t>self.log.weights[slot])
             window_take_back(&self.log, number, part)
             self.units -= part
@@ -145,8 +146,8 @@ cdef class Window(Line):
     cdef inline int expire(self) except -1:
         """Forget what the longest window has been moved past."""
         cdef int64_t units
-        if self.log.count and self.log.first < self.log.rates[self.log.count - 1].tail:
-            units = self.forget(self.log.rates[self.log.count - 1].tail)
+        if self.log.count and self.log.first < self.log.rates[self.longest].tail:
+            units = self.forget(self.log.rates[self.longest].tail)
             if not self.leaks:
                 self.gone += units
         return 0
@@ -177,10 +178,7 @@ cdef class Window(Line):
         try:
             for i in range(count):
                 table[i].limit, table[i].interval, table[i].used = limits[i], intervals[i], 0
-                if isinstance(rates[i], Watched):
-                    (<Watched>rates[i]).relied = True
             with cython.critical_section(self):
-                self.seen = changes
                 changed = count != self.log.count
                 for i in range(count):
                     changed |= (
@@ -195,20 +193,33 @@ cdef class Window(Line):
                         table[i].used += self.log.weights[window_slot(&self.log, number)]
                 self.log.rates, table = table, self.log.rates
                 self.log.count = count
+                self.longest = 0
+                for i in range(count):
+                    if self.log.rates[i].interval > self.log.rates[self.longest].interval:
+                        self.longest = i
                 self.rates_ = rates
-                self.failing = self.last_wait = None
+                self.last_wait = None
+                if self.failing is not None and self.failing not in rates:
+                    self.failing = None
                 self.replan()
         finally:
             PyMem_RawFree(table)
 
-    cdef int replan(self) except -1:
-        """Serve and plan anew those who wait, after a change."""
-        cdef int64_t now
-        if self.waiting:
-            now = self.now()
-            self.release(now, SLICE)
-            self.plan(now)
+    def _look(self, list rates):
+        """Read the rates from here on: a change of one of them is noticed."""
+        with cython.critical_section(self):
+            for rate in rates:
+                if isinstance(rate, Watched):
+                    (<Watched>rate).relied = True
+            self.seen = changes
+
+    cdef int refresh(self) except -1:
+        if self.seen != changes and self.rates_ is not None:
+            self._refresh()
         return 0
+
+    def _refresh(self):
+        """Read the rates again if one of them may have been changed."""
 
     def _is_current(self):
         """Whether no object that anybody relies on was changed since the rates were read."""
@@ -216,6 +227,7 @@ cdef class Window(Line):
 
     def _take(self, name, int64_t weight, int64_t now):
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        name = text_of(name)
         with cython.critical_section(self):
             if self.take(weight, name, now) == 1:
                 self.admit()
@@ -225,12 +237,10 @@ cdef class Window(Line):
 
     def _append(self, name, int64_t weight, int64_t now):
         """Enter an item, whatever the rates say."""
-        cdef int64_t longest
+        name = text_of(name)
         with cython.critical_section(self):
             if not window_reserve(&self.log):
                 raise MemoryError
-            if type(name) is not str:
-                name = str(name)
             window_append(&self.log, now, <uint32_t>min(weight, HEAVIEST), <void*>name)
             Py_INCREF(name)
             self.units += min(weight, HEAVIEST)
@@ -252,8 +262,10 @@ cdef class Window(Line):
     def _leak(self, int64_t instant):
         """Forget what is older than an instant; return the units that have gone since the last call."""
         with cython.critical_section(self):
-            gone, self.gone = self.gone, 0
-            return gone + self.forget(window_find(&self.log, instant))
+            gone = self.gone + self.forget(window_find(&self.log, instant))
+            self.gone = 0
+            self.replan()
+            return gone
 
     def _unit(self, Py_ssize_t index):
         """The (name, instant, weight) that the unit at `index` belongs to, 0 the newest, -1 the oldest; or None."""
@@ -292,31 +304,35 @@ cdef class Window(Line):
         """Forget everything."""
         with cython.critical_section(self):
             self.forget(self.log.next)
+            self.cleared += 1
             self.gone = 0
             self.failing = self.last_wait = None
             self.replan()
 
-    def _wait_time(self, int64_t weight):
-        """Nanoseconds until a newcomer would be admitted, behind those who wait; -1 if never."""
+    def _wait_time(self, int64_t weight, instant):
+        """Nanoseconds from an instant until a newcomer would be admitted, behind those who wait; -1 if never."""
         cdef int64_t now, due
         with cython.critical_section(self):
-            now = self.now()
+            self.renew()
+            now = clock_ns() if instant is None else instant
             due = self.foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self):
-        """Units that each rate has left now."""
+    def _room(self, instant):
+        """Units that each rate has left at an instant; None is now, by the monotonic clock."""
         cdef Py_ssize_t i
         with cython.critical_section(self):
-            window_advance(&self.log, self.now())
+            window_advance(&self.log, clock_ns() if instant is None else <int64_t>instant)
             return [max(self.log.rates[i].limit - self.log.rates[i].used, 0) for i in range(self.log.count)]
 
     def _deny(self, rate, wait):
         """Note which rate refused an item, and what the caller makes of that; None and None for an admission."""
-        self.failing, self.last_wait = rate, wait
+        with cython.critical_section(self):
+            self.failing, self.last_wait = rate, wait
 
     def _denial(self):
-        return self.failing, self.last_wait
+        with cython.critical_section(self):
+            return self.failing, self.last_wait
 
     @property
     def _leaks(self):
@@ -352,31 +368,43 @@ cdef class Admission(Watched):
     cdef long long admitted
     cdef long long refused
     cdef int64_t waited           # ns
+    cdef Py_ssize_t pausing       # calls that wait elsewhere than in the window's line
 
-    def _rely(self, Window window, clock, bint plain, *objects):
+    def _look(self):
+        """The number of changes so far, to be asked for before anything is looked at that `_rely` will rely on."""
+        return changes
+
+    def _rely(self, unsigned long seen, Window window not None, clock, bint plain, *objects):
         """Decide that the calls come to nothing but `window`, by `clock` (None: the monotonic one; else ns).
 
-        `plain`: `try_acquire` is the one defined here.
+        `plain`: `try_acquire` is the one defined here. `seen` is what `_look` said before the objects were looked at.
         """
         cdef Py_ssize_t i
+        cdef bint decided = seen == changes
         if len(objects) > RELIED:
             raise ValueError(f"{len(objects)} objects are more than {RELIED}")
-        self.decided, self.plain = True, plain
-        for i, relied in enumerate(objects):
-            if isinstance(relied, Watched):
-                (<Watched>relied).relied = True
-            self.types[i] = Py_TYPE(relied)
-            self.versions[i] = self.types[i].tp_version_tag
-            if self.versions[i] == 0:  # the type has no version: decide anew each time
-                self.decided = False
-        self.count = len(objects)
-        self.relied_on = objects
-        self.seen = changes
-        window.clock = clock
-        self.window = window
+        with cython.critical_section(self):
+            self.decided, self.plain = False, plain
+            for i, relied in enumerate(objects):
+                if isinstance(relied, Watched) and not (<Watched>relied).relied:
+                    (<Watched>relied).relied = True
+                    decided = False  # it may have been changed since it was looked at
+                self.types[i] = Py_TYPE(relied)
+                self.versions[i] = self.types[i].tp_version_tag
+                if self.versions[i] == 0:  # the type has no version: decide anew each time
+                    decided = False
+            self.count = len(objects)
+            self.relied_on = objects
+            self.seen = seen
+            self.window = window
+            self.decided = decided
+        with cython.critical_section(window):
+            if window.clock != clock:
+                window.clock = clock
+                window.replan()
 
     cdef inline bint is_fast(self) noexcept:
-        """Whether nothing that the decision was based on has changed."""
+        """Whether nothing has changed that the decision was based on."""
         cdef Py_ssize_t i
         if not self.decided or self.seen != changes:
             return False
@@ -384,6 +412,11 @@ cdef class Admission(Watched):
             if self.types[i].tp_version_tag != self.versions[i]:
                 return False
         return True
+
+    cdef inline Window path(self):
+        """The window, if nothing has changed that the decision was based on; else None."""
+        with cython.critical_section(self):
+            return self.window if self.is_fast() else None
 
     def try_acquire(self, name="pyrate", weight=1, blocking=True, timeout=-1):
         """Take permits, waiting in this thread until there is room.
@@ -404,10 +437,11 @@ cdef class Admission(Watched):
         cdef int64_t weight_, patience
         cdef int decision
         cdef bint waits
-        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+        cdef Window window = self.path()
+        if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire(name, weight, blocking, timeout)
         waits = blocking is True and patience > 0
-        decision = self.decide(weight_, name, waits)
+        decision = self.decide(window, weight_, text_of(name), waits)
         if decision == 0 and waits:
             return self._block(name, weight, timeout)
         return decision == 1
@@ -419,15 +453,15 @@ cdef class Admission(Watched):
         if it is cancelled.
         """
         cdef int64_t weight_, patience
-        cdef Waiter waiter
-        if not (self.is_fast() and is_plain_call(weight, blocking, timeout, &weight_, &patience)):
+        cdef Window window = self.path()
+        if window is None or not is_plain_call(weight, blocking, timeout, &weight_, &patience):
             return self._acquire_async(name, weight, blocking, timeout)
-        return self.waiter(name, weight_, blocking is True, patience)
+        return self.waiter(window, text_of(name), weight_, blocking is True, patience)
 
-    cdef inline Waiter waiter(self, object name, int64_t weight, bint block, int64_t patience):
+    cdef inline Waiter waiter(self, Window window, str name, int64_t weight, bint block, int64_t patience):
         cdef Waiter waiter = new_waiter()
         waiter.limiter = self
-        waiter.line = self.window
+        waiter.line = window
         waiter.name = name
         waiter.weight = weight
         waiter.patience = patience
@@ -435,20 +469,23 @@ cdef class Admission(Watched):
         waiter.state = CREATED
         return waiter
 
+    cdef Window window_(self):
+        with cython.critical_section(self):
+            return self.window
+
     def _wait(self, name, int64_t weight, bint block, int64_t patience):
         """The awaitable of a call; patience in ns, below 0 without end."""
-        return self.waiter(name, weight, block, patience if patience >= 0 else NEVER)
+        return self.waiter(self.window_(), text_of(name), weight, block, patience if patience >= 0 else NEVER)
 
     def _decide(self, name, int64_t weight, bint waits):
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        return self.decide(weight, name, waits)
+        return self.decide(self.window_(), weight, text_of(name), waits)
 
-    cdef int decide(self, int64_t weight, object name, bint waits) except -2:
+    cdef int decide(self, Window window, int64_t weight, str name, bint waits) except -2:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never."""
-        cdef Window window = self.window
         cdef int decision
         cdef int64_t now
-        with cython.critical_section(window):
+        with cython.critical_section(window, self):
             now = window.now()
             decision = window.enter(weight, name, now, waits) if window.waiting else window.take(weight, name, now)
             if decision == 1:
@@ -462,11 +499,14 @@ cdef class Admission(Watched):
 
     def _sleep(self, name, int64_t weight, int64_t patience):
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
-        cdef Waiter waiter = self.waiter(name, weight, True, patience if patience >= 0 else NEVER)
+        cdef Waiter waiter = self.waiter(
+            self.window_(), text_of(name), weight, True, patience if patience >= 0 else NEVER
+        )
         waiter.state = DONE
         return call_sleep(waiter)
 
     def _note(self, bint admitted, int64_t waited):
+        """Note what came of a call, and the ns that it waited."""
         self.note(admitted, waited)
 
     cdef int note(self, bint admitted, int64_t waited) except -1:
@@ -475,13 +515,26 @@ cdef class Admission(Watched):
                 self.admitted += 1
             else:
                 self.refused += 1
-            self.waited += waited
+            self.waited += max(waited, 0)
         return 0
 
+    def _pause(self, int calls):
+        """Count calls that begin to wait without a line, or end."""
+        with cython.critical_section(self):
+            self.pausing += calls
+
     def _counts(self):
-        """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
-        cdef Py_ssize_t waiting = 0 if self.window is None else self.window.waiting
-        return self.admitted, self.refused, waiting, seconds(self.waited)
+        """Calls admitted, calls refused, calls that wait now, and the seconds that they waited."""
+        cdef Window window = self.window_()
+        cdef Py_ssize_t waiting = 0
+        cdef Waiter waiter
+        if window is not None:
+            with cython.critical_section(window):
+                window.renew()
+                for waiter in window.waiters():
+                    waiting += waiter.limiter is self
+        with cython.critical_section(self):
+            return self.admitted, self.refused, waiting + self.pausing, seconds(self.waited)
 
 
 cdef inline bint is_plain_call(
@@ -503,7 +556,12 @@ cdef inline bint is_plain_call(
         return blocking is True or blocking is False
     if blocking is not True or not (PyFloat_CheckExact(timeout) or PyLong_CheckExact(timeout)):
         return False
-    limit = timeout
+    if PyLong_CheckExact(timeout):
+        limit = <double>PyLong_AsLongLongAndOverflow(timeout, &overflow)
+        if overflow:
+            return False
+    else:
+        limit = timeout
     if not 0.0 <= limit < 4e9:
         return False
     patience[0] = <int64_t>(limit * SECOND)
@@ -553,10 +611,11 @@ cdef class Limited:
 
 cdef int limited_enter(Limited self) except -1:
     cdef Admission limiter = self.limiter
+    cdef Window window = limiter.path()
     cdef int64_t weight, patience
     if (
-        limiter.is_fast() and limiter.plain and is_plain_call(self.weight, True, MINUS_ONE, &weight, &patience)
-        and weight <= limiter.window.bound() and limiter.decide(weight, self.name, True) == 1
+        window is not None and limiter.plain and is_plain_call(self.weight, True, MINUS_ONE, &weight, &patience)
+        and weight <= window.bound() and limiter.decide(window, weight, text_of(self.name), True) == 1
     ):
         return 0
     limiter._enter(self.name, self.weight)

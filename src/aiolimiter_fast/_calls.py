@@ -10,10 +10,14 @@ import asyncio
 import inspect
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from threading import TIMEOUT_MAX, RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from aiolimiter_fast._forking import deciding, forks
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -33,12 +37,47 @@ class Pause:
 
 
 class Turn:
-    """The wait for those tasks that came to a bucket before."""
+    """The wait for those tasks that came to a bucket before; resumed with whether there were any."""
 
     __slots__ = ("bucket",)
 
     def __init__(self, bucket: Any) -> None:
         self.bucket = bucket
+
+
+class Wait:
+    """Counts for how long a call waits, and that it does."""
+
+    __slots__ = ("began", "limiter", "nanoseconds")
+
+    def __init__(self, limiter: Any) -> None:
+        self.limiter = limiter
+        self.nanoseconds = 0
+
+    def __enter__(self) -> None:
+        self.limiter._pause(1)
+        self.began = time.monotonic_ns()
+
+    def __exit__(self, *exc: object) -> None:
+        self.nanoseconds += time.monotonic_ns() - self.began
+        self.limiter._pause(-1)
+
+
+def lock_of(limiter: Any) -> Any:
+    """The limiter's lock; a new one in a forked child: the old one may be held by a thread that did not come along."""
+    if limiter.__dict__.get("_forks") != forks():
+        with deciding:
+            if limiter.__dict__.get("_forks") != forks():
+                if isinstance(limiter.lock, tuple):
+                    limiter.lock = tuple(map(_renewed, limiter.lock))
+                else:
+                    limiter.lock = _renewed(limiter.lock)
+                limiter._forks = forks()
+    return limiter.lock
+
+
+def _renewed(lock: Any) -> Any:
+    return RLock() if type(lock) is type(deciding) else lock
 
 
 class Expired(TimeoutError):
@@ -62,7 +101,7 @@ def combined_lock(locks: Any, blocking: bool, timeout: float = -1) -> Iterator[N
             elif deadline is None:
                 acquired = lock.acquire()
             else:
-                acquired = lock.acquire(True, max(deadline - time.monotonic(), 0))
+                acquired = lock.acquire(True, min(max(deadline - time.monotonic(), 0), TIMEOUT_MAX))
             if not acquired:
                 raise Expired(f"{lock!r} is held by somebody else")
             held.append(lock)
@@ -104,8 +143,9 @@ class Calls:
 
     def put(self, bucket: Any, item: Any, deadline: float | None) -> Steps:
         """Put the item, again and again where the call may wait; say whether it was admitted."""
-        if self.blocking:
-            yield Turn(bucket)
+        if self.blocking and self.asynchronous and (yield Turn(bucket)):
+            fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
+            item.timestamp = fresh.timestamp
         while not (yield from settled(bucket.put(item))):
             if not self.blocking:
                 return False
@@ -124,60 +164,77 @@ class Calls:
         return True
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
-        began, value = time.monotonic(), None
+        value = None
+        wait = Wait(self.limiter)
         try:
             while True:
                 left = -1 if deadline is None else max(deadline - time.monotonic(), 0)
-                with combined_lock(self.limiter.lock, True, left):
+                with combined_lock(lock_of(self.limiter), True, left):
                     step = steps.send(value)
                 value = None
                 if isinstance(step, Pause):
-                    if step.seconds > 0:
-                        self.sleep(step.seconds)
-                elif not isinstance(step, Turn):
+                    with wait:
+                        if step.seconds > 0:
+                            self.sleep(step.seconds)
+                else:
                     self.asynchronous = True
-                    return self._continue(steps, step, deadline, began)
+                    return self._continue(steps, step, deadline)
         except StopIteration as stop:
             admitted: bool = stop.value
         except Expired:
             steps.close()
             admitted = False
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
     async def drive_async(self, steps: Steps, deadline: float | None) -> bool:
         self.asynchronous = True
-        return await self._continue(steps, None, deadline, time.monotonic())
+        return await self._continue(steps, None, deadline)
 
-    async def _continue(self, steps: Steps, step: Any, deadline: float | None, began: float) -> bool:
-        turn = None
+    async def _continue(self, steps: Steps, step: Any, deadline: float | None) -> bool:
+        wait = Wait(self.limiter)
+        queue: Queue | None = None
+        has_turn = False
         try:
             while True:
                 value = None
                 if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
+                    with wait:
+                        await asyncio.sleep(step.seconds)
                 elif isinstance(step, Turn):
-                    turn = await turn_at(step.bucket, deadline)
+                    with wait:
+                        await queue.join(deadline)  # type: ignore[union-attr]
+                    value = has_turn = True
                 elif step is not None:
                     value = await within(step, deadline)
-                with combined_lock(self.limiter.lock, True):
+                with combined_lock(lock_of(self.limiter), True):
                     step = steps.send(value)
+                    if isinstance(step, Turn):
+                        queue = queue_at(step.bucket)
+                        if not queue.taken:
+                            queue.taken = has_turn = True
+                            step = steps.send(False)
         except StopIteration as stop:
             admitted: bool = stop.value
         except Expired:
             admitted = False
         finally:
             steps.close()
-            if turn is not None:
-                turn.release()
-        self.limiter._note(admitted, int((time.monotonic() - began) * 1e9))
+            if has_turn:
+                queue.leave()  # type: ignore[union-attr]
+        self.limiter._note(admitted, wait.nanoseconds)
         return admitted
 
 
 def settled(value: Any) -> Generator[Any, Any, Any]:
     """`value`, or what comes of it where it is awaitable."""
     while inspect.isawaitable(value):
-        value = yield value
+        try:
+            value = yield value
+        except GeneratorExit:  # noqa: PERF203  # nobody is going to await it
+            if inspect.iscoroutine(value):
+                value.close()
+            raise
     return value
 
 
@@ -197,15 +254,45 @@ async def within(awaitable: Any, deadline: float | None) -> Any:
         raise Expired("the deadline has passed") from error
 
 
-# Per loop and bucket, as long as somebody waits there.
-turns: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, asyncio.Lock]] = WeakKeyDictionary()
+class Queue:
+    """The tasks of one loop that want one bucket: one has it, the others wait in order of arrival."""
+
+    __slots__ = ("__weakref__", "taken", "waiters")
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.waiters: deque[asyncio.Future[None]] = deque()
+
+    async def join(self, deadline: float | None) -> None:
+        """Wait until those who came before have left."""
+        future = asyncio.get_running_loop().create_future()
+        self.waiters.append(future)
+        try:
+            await within(future, deadline)
+        except BaseException:
+            if future.done() and not future.cancelled():  # it had its turn already
+                self.leave()
+            elif future in self.waiters:  # `leave` may have passed over it already
+                self.waiters.remove(future)
+            raise
+
+    def leave(self) -> None:
+        """Hand the turn on."""
+        while self.waiters:
+            future = self.waiters.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self.taken = False
 
 
-async def turn_at(bucket: Any, deadline: float | None) -> asyncio.Lock:
-    """Wait for the tasks of this loop that came to the bucket before; the caller releases what it gets."""
-    locks = turns.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
-    turn = locks.get(id(bucket))
-    if turn is None:
-        turn = locks[id(bucket)] = asyncio.Lock()
-    await (within(turn.acquire(), deadline) if turn.locked() else turn.acquire())
-    return turn
+# Per loop and bucket, as long as somebody is there.
+queues: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[int, Queue]] = WeakKeyDictionary()
+
+
+def queue_at(bucket: Any) -> Queue:
+    here = queues.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    queue = here.get(id(bucket))
+    if queue is None:
+        queue = here[id(bucket)] = Queue()
+    return queue

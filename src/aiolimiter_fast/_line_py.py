@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,8 +15,15 @@ from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._loop_py import SLICE, Event, LoopTimer, clock_ns
 from aiolimiter_fast._waiter_py import CREATED, DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING
 
-# Nanoseconds that a thread sleeps at a time, at most: platforms bound it.
-LONGEST_SLEEP = 86_400_000_000_000
+# Nanoseconds that a thread sleeps at a time, at most: platforms bound it, and Windows lets no Ctrl-C end it.
+LONGEST_SLEEP = 100_000_000 if sys.platform == "win32" else 86_400_000_000_000
+# Where a clock other than the monotonic one has not moved as far as was slept, so long at least to the next look.
+LEAST_PAUSE = 1_000_000
+
+
+def text_of(name: Any) -> str:
+    """A name as a string that runs no code of anybody's when it goes."""
+    return name if type(name) is str else str.__str__(str(name))
 
 
 class Watched:
@@ -37,17 +45,21 @@ class Ticket(Event):
         self.waiting = 0
 
     def serve(self, budget: int) -> int:
-        line = self.line
-        assert line is not None
         with deciding:
+            line = self.line
+            if line is None:  # nobody waits any more, as of a moment ago
+                return 0
             now = line._now()
             woken = line._release(now, budget)
             line._plan(now)
+            if woken == 0 and line._clock_ns is not None and self.deadline != NEVER:
+                self.timer.schedule(self, max(self.deadline, self.timer.now(0) + LEAST_PAUSE))
         return woken
 
     def lose(self) -> None:
-        if self.line is not None:
-            self.line._drop(True)
+        line = self.line
+        if line is not None:
+            line._drop(True)
 
 
 class Patience(Event):
@@ -58,19 +70,21 @@ class Patience(Event):
     def __init__(self, timer: LoopTimer, waiter: Waiter) -> None:
         super().__init__()
         self.timer = timer
-        self.waiter = waiter
+        # None once it has been served, or has left.
+        self.waiter: Waiter | None = waiter
 
     def serve(self, budget: int) -> int:
         """Turn the caller away, unless there is room for it at the last moment."""
-        waiter = self.waiter
-        line = waiter.line
         with deciding:
+            self.timer.schedule(self, NEVER)
+            waiter = self.waiter
+            if waiter is None:
+                return 0
+            line = waiter.line
             now = line._now()
             woken = line._release(now, SLICE)
             if waiter.state == WAITING:
-                line._remove(waiter)
-                waiter.state = EXPIRED
-                waiter.wake(_loop_py.running_loop())
+                line._turn_away(waiter, EXPIRED, _loop_py.running_loop())
             line._plan(now)
         return woken
 
@@ -79,10 +93,12 @@ class Waiter:
     """A caller in the line: a task by its future, a thread by a lock."""
 
     __slots__ = (
-        "expiry", "future", "granted", "line", "name", "patience", "since", "sleeps_until", "state", "ticket", "weight",
+        "called", "cleared", "expiry", "future", "granted", "limiter", "line", "name", "patience", "since",
+        "sleeps_until", "state", "ticket", "weight",
     )  # fmt: skip
 
-    def __init__(self, line: Window, name: Any, weight: int, patience: int) -> None:
+    def __init__(self, limiter: Admission, line: Window, name: str, weight: int, patience: int) -> None:
+        self.limiter = limiter
         self.line = line
         self.name = name
         self.weight = weight
@@ -91,7 +107,9 @@ class Waiter:
         self.ticket: Ticket | None = None
         self.expiry: Patience | None = None
         self.future: Any = None
-        self.since = self.granted = self.sleeps_until = 0
+        # Of a thread: its lock is released, for it to wake up and hold it again.
+        self.called = False
+        self.since = self.granted = self.cleared = self.sleeps_until = 0
 
     def resolve(self) -> None:
         if not self.future.done():
@@ -101,7 +119,8 @@ class Waiter:
         """Let the caller run on; False if nobody is left to run. `here`: the loop that runs in this thread."""
         try:
             if self.ticket is None:
-                if self.future.locked():
+                if not self.called:
+                    self.called = True
                     self.future.release()
                 return True
             loop = self.ticket.timer.loop_ref()
@@ -115,16 +134,24 @@ class Waiter:
             return False
         return True
 
+    def forget_patience(self) -> None:
+        expiry, self.expiry = self.expiry, None
+        if expiry is not None:
+            expiry.waiter = None
+            expiry.timer.schedule(expiry, NEVER)
+
     def abandon(self) -> None:
         """Leave the line, or give back what was granted and not used."""
         line = self.line
         with deciding:
             state, self.state = self.state, DONE
             if state == WAITING:
-                line._remove(self)
-                self.state = DONE
-            elif state == GRANTED:
-                line._refund(self.weight, self.granted)
+                line._remove(self, DONE)
+            else:
+                self.forget_patience()
+                if state == GRANTED:
+                    line._give_back(self)
+            line._renew()
             if line._line:
                 now = line._now()
                 line._release(now, SLICE)
@@ -138,12 +165,13 @@ class Window(Watched):
     """
 
     __slots__ = (
-        "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed", "_rate_objects",
-        "_tickets",
+        "_cleared", "_clock_ns", "_generation", "_gone", "_last_denial", "_leaks_", "_line", "_log", "_passed",
+        "_rate_objects", "_tickets",
     )  # fmt: skip
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
+        self._cleared = 0
         self._clock_ns = None
         self._generation = _loop_py.generation
         self._gone = 0
@@ -156,6 +184,7 @@ class Window(Watched):
         self._tickets = []
         return self
 
+    _cleared: int
     _clock_ns: Callable[[], int] | None
     _generation: int
     _gone: int
@@ -180,20 +209,27 @@ class Window(Watched):
     def _refund(self, weight: int, instant: int) -> None:
         self._log.take_back(weight, instant)
 
-    def _charge(self, weight: int, name: Any, now: int) -> None:
+    def _charge(self, weight: int, name: str, now: int) -> int:
+        """Enter `weight`, which fits and was claimed; say which instant it carries."""
         log = self._log
-        if log.first < log.rates[-1].tail:
-            units = log.forget(log.rates[-1].tail)
+        longest = max(log.rates, key=lambda rate: rate.interval).tail
+        if log.first < longest:
+            units = log.forget(longest)
             if not self._leaks_:
                 self._gone += units
-        log.append(now, weight, name if type(name) is str else str(name))
+        log.append(now, weight, name)
+        return log.times[-1]
 
-    def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
+    def _renew(self) -> None:
+        """In a forked child, forget the parent's waiters."""
+        if self._line and self._generation != _loop_py.generation:
+            self._drop(False)
+
+    def _enter(self, weight: int, name: str, now: int, waits: bool) -> int:
         """Take `weight` if it is admitted now: 1; 0 if not, -1 if never. `waits`: the caller will queue otherwise."""
         if self._line:
-            if self._generation != _loop_py.generation:
-                self._drop(False)
-            elif self._release(now, SLICE):
+            self._renew()
+            if self._release(now, SLICE):
                 self._plan(now)
         while True:
             due = self._due(weight, now)
@@ -222,19 +258,20 @@ class Window(Watched):
             waiter.ticket.waiting += 1
             waiter.ticket.line = self
 
-    def _remove(self, waiter: Waiter) -> None:
+    def _remove(self, waiter: Waiter, state: int) -> None:
+        """Take a waiter out of the line."""
         if waiter is self._first():
             self._passed = 0
         del self._line[waiter]
-        waiter.state = LOST
+        waiter.state = state
         if waiter.ticket is not None:
             waiter.ticket.waiting -= 1
-        if waiter.expiry is not None:
-            waiter.expiry.timer.schedule(waiter.expiry, NEVER)
+        waiter.forget_patience()
 
     def _release(self, now: int, budget: int) -> int:
         """Serve those whose time has come, in order, and wake them; say how many."""
         woken = 0
+        self._refresh()
         here = _loop_py.running_loop()
         while self._line and woken < budget:
             waiter = self._first()
@@ -243,35 +280,56 @@ class Window(Watched):
                 break
             if due != NEVER and not self._claim(waiter.weight, now):
                 continue
-            self._remove(waiter)
             if due == NEVER:  # since a change of rates
-                waiter.state = REFUSED
-                waiter.wake(here)
+                self._turn_away(waiter, REFUSED, here)
                 continue
-            self._charge(waiter.weight, waiter.name, now)
-            waiter.state = GRANTED
-            waiter.granted = now
+            waiter.granted = self._charge(waiter.weight, waiter.name, now)
+            waiter.cleared = self._cleared
+            self._remove(waiter, GRANTED)
             if waiter.wake(here):
                 woken += 1
-            else:
+            elif waiter.state == GRANTED:
                 waiter.state = LOST
-                self._refund(waiter.weight, now)
+                self._give_back(waiter)
         return woken
+
+    def _turn_away(self, waiter: Waiter, state: int, here: Any) -> None:
+        self._remove(waiter, state)
+        waiter.wake(here)
+
+    def _give_back(self, waiter: Waiter) -> None:
+        """Take back what a waiter was granted and has not used."""
+        if waiter.cleared == self._cleared:
+            self._refund(waiter.weight, waiter.granted)
+
+    def _replan(self) -> None:
+        """Serve, turn away or plan anew those who wait, after a change."""
+        with deciding:
+            self._renew()
+            if not self._line:
+                return
+            now = self._now()
+            here = _loop_py.running_loop()
+            for waiter in list(self._line):
+                if waiter.state == WAITING and self._due(waiter.weight, now) == NEVER:
+                    self._turn_away(waiter, REFUSED, here)
+            self._release(now, SLICE)
+            self._plan(now)
 
     def _plan(self, now: int) -> None:
         """See that whoever is first is served in time: by every loop that waits here, or by its own thread."""
         deadline = NEVER
         if self._line:
             waiter = self._first()
-            deadline = self._due(waiter.weight, now)
+            deadline = max(self._due(waiter.weight, now), now)
             if waiter.ticket is None and deadline < waiter.sleeps_until:
                 waiter.sleeps_until = deadline
                 waiter.wake(None)
         for ticket in self._tickets:
             timer = ticket.timer
             if ticket.waiting == 0:
-                timer.schedule(ticket, NEVER)
                 ticket.line = None
+                timer.schedule(ticket, NEVER)
             elif deadline == NEVER or (self._clock_ns is None and timer.has_stock_clock()):
                 timer.schedule(ticket, deadline)
             else:
@@ -292,10 +350,10 @@ class Window(Watched):
             for waiter in list(self._line):
                 lost = waiter.ticket is not None and waiter.ticket.timer.is_closed()
                 if (lost or not closed_only) and waiter.state == WAITING:
-                    self._remove(waiter)
+                    self._remove(waiter, LOST)
             if not closed_only:
                 self._tickets = []
-            self._plan(self._now())
+            self._plan(self._now() if self._line else 0)
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
@@ -331,17 +389,23 @@ class Window(Watched):
                 self._log.configure([RateWindow(*numbers) for numbers in zip(limits, intervals, strict=True)])
             if changed or any(new is not old for new, old in zip(rates, self._rate_objects, strict=False)):
                 self._rate_objects = rates
-                self._last_denial = (None, None)
-            if changed and self._line:
-                now = self._now()
-                self._release(now, SLICE)
-                self._plan(now)
+                failing = self._last_denial[0]
+                self._last_denial = (failing if failing in rates else None, None)
+            if changed:
+                self._replan()
+
+    def _look(self, rates: list[Any]) -> None:
+        """See the extension, which does not look at the rates each time."""
 
     def _is_current(self) -> bool:
         return False
 
+    def _refresh(self) -> None:
+        """Read the rates again if one of them may have been changed."""
+
     def _take(self, name: Any, weight: int, now: int) -> Any:
         """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        name = text_of(name)
         with deciding:
             self._log.advance(now)
             index = self._log.failing(weight)
@@ -353,8 +417,9 @@ class Window(Watched):
             return None
 
     def _append(self, name: Any, weight: int, now: int) -> None:
+        name = text_of(name)
         with deciding:
-            self._log.append(now, weight, name if type(name) is str else str(name))
+            self._log.append(now, weight, name)
 
     def _failing(self, weight: int) -> Any:
         index = self._log.failing(weight)
@@ -372,7 +437,9 @@ class Window(Watched):
     def _leak(self, instant: int) -> int:
         with deciding:
             gone, self._gone = self._gone, 0
-            return gone + self._log.forget(self._log.find(instant))
+            gone += self._log.forget(self._log.find(instant))
+            self._replan()
+            return gone
 
     def _unit(self, index: int) -> tuple[Any, int, int] | None:
         with deciding:
@@ -388,22 +455,21 @@ class Window(Watched):
     def _clear(self) -> None:
         with deciding:
             self._log.forget(len(self._log.times))
+            self._cleared += 1
             self._gone = 0
             self._deny(None, None)
-            if self._line:
-                now = self._now()
-                self._release(now, SLICE)
-                self._plan(now)
+            self._replan()
 
-    def _wait_time(self, weight: int) -> int:
+    def _wait_time(self, weight: int, instant: int | None) -> int:
         with deciding:
-            now = self._now()
+            self._renew()
+            now = clock_ns() if instant is None else instant
             due = self._foresee(None, weight, now)
             return -1 if due == NEVER else due - now
 
-    def _room(self) -> list[int]:
+    def _room(self, instant: int | None) -> list[int]:
         with deciding:
-            self._log.advance(self._now())
+            self._log.advance(clock_ns() if instant is None else instant)
             return [max(rate.limit - rate.used, 0) for rate in self._log.rates]
 
     def _deny(self, rate: Any, wait: Any) -> None:
@@ -425,22 +491,29 @@ class Window(Watched):
 class Admission(Watched):
     """The way into a window; see the extension's class of the same name."""
 
-    __slots__ = ("_admitted", "_refused", "_waited", "_window")
+    __slots__ = ("_admitted", "_pausing", "_refused", "_waited", "_window")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._admitted = self._refused = self._waited = 0
+        self._admitted = self._pausing = self._refused = self._waited = 0
         self._window = None
         return self
 
     _admitted: int
+    _pausing: int
     _refused: int
     _waited: int
     _window: Window | None
 
-    def _rely(self, window: Window, clock: Callable[[], int] | None, plain: bool, *objects: Any) -> None:
+    def _look(self) -> int:
+        return 0
+
+    def _rely(self, seen: int, window: Window, clock: Callable[[], int] | None, plain: bool, *objects: Any) -> None:
         self._window = window
-        window._clock_ns = clock
+        with deciding:
+            if window._clock_ns != clock:
+                window._clock_ns = clock
+                window._replan()
 
     def try_acquire(self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1) -> Any:
         """Take permits, waiting in this thread until there is room."""
@@ -455,6 +528,7 @@ class Admission(Watched):
     def _decide(self, name: Any, weight: int, waits: bool) -> int:
         window = self._window
         assert window is not None
+        name = text_of(name)
         with deciding:
             decision = window._enter(weight, name, window._now(), waits)
             if decision == 1:
@@ -470,25 +544,29 @@ class Admission(Watched):
         window = self._window
         assert window is not None
         patience = NEVER if patience < 0 else patience
-        waits = block and patience > 0
         while True:
+            waits = block and patience > 0
             decision = self._decide(name, weight, waits)
-            if decision == 1 or decision < 0 or not waits:
+            if decision != 0 or not waits:
                 return decision == 1
             loop = _loop_py.running_loop()
             timer = _loop_py.loop_timer(loop)
-            waiter = Waiter(window, name, weight, patience)
+            waiter = Waiter(self, window, text_of(name), weight, patience)
             waiter.future = loop.create_future()
             try:
                 with deciding:
-                    now = window._now()
-                    waiter.ticket = window._ticket(timer)
-                    window._enqueue(waiter, now)
                     if patience != NEVER:
                         waiter.expiry = Patience(timer, waiter)
                         timer.schedule(waiter.expiry, timer.now(0) + patience)
-                    if window._first() is waiter or waiter.ticket.deadline == NEVER:
-                        window._plan(now)
+                    now = waiter.since = window._now()
+                    waiter.ticket = window._ticket(timer)
+                    if window._due(weight, now) == NEVER:  # the rates were changed a moment ago
+                        waiter.state = REFUSED
+                        waiter.future.set_result(None)
+                    else:
+                        window._enqueue(waiter, now)
+                        if window._first() is waiter or waiter.ticket.deadline == NEVER:
+                            window._plan(now)
                 await waiter.future
             except BaseException:
                 waiter.abandon()
@@ -500,6 +578,7 @@ class Admission(Watched):
                     patience = max(patience - waited, 0)
                 continue
             state, waiter.state = waiter.state, DONE
+            waiter.forget_patience()
             self._note(state == GRANTED, waited)
             return state == GRANTED
 
@@ -507,30 +586,37 @@ class Admission(Watched):
         """Wait in the line in this thread; patience in ns, below 0 without end. Say whether it was admitted."""
         window = self._window
         assert window is not None
-        waiter = Waiter(window, name, weight, NEVER if patience < 0 else patience)
+        end = NEVER if patience < 0 else min(clock_ns() + patience, NEVER)
+        waiter = Waiter(self, window, text_of(name), weight, patience)
         waiter.future = threading.Lock()
         waiter.future.acquire()
+        woken = True
         try:
             with deciding:
-                now = window._now()
-                window._enqueue(waiter, now)
-                deadline = min(now + waiter.patience, NEVER)
-                until = waiter.sleeps_until = window._foresee(waiter, 0, now)
-            while True:
-                until = min(until, deadline)
-                if until > now:
-                    waiter.future.acquire(True, min(until - now, LONGEST_SLEEP) / 1e9)
+                now = until = waiter.since = window._now()
+                if window._due(weight, now) == NEVER:  # the rates were changed a moment ago
+                    waiter.state = REFUSED
+                else:
+                    window._enqueue(waiter, now)
+                    until = waiter.sleeps_until = window._foresee(waiter, 0, now)
+            while waiter.state == WAITING:
+                left = end if end == NEVER else end - clock_ns()  # of the thread, whatever the line's clock
+                pause = until - now
+                if not woken and window._clock_ns is not None:
+                    pause = max(pause, LEAST_PAUSE)
+                pause = min(pause, left, LONGEST_SLEEP)
+                woken = pause > 0 and waiter.future.acquire(True, pause / 1e9)
                 with deciding:
+                    if woken:
+                        waiter.called = False
                     now = window._now()
                     if waiter.state == WAITING:
                         window._release(now, SLICE)
-                    if waiter.state == WAITING and now >= deadline:
-                        window._remove(waiter)
-                        waiter.state = EXPIRED
+                    if waiter.state == WAITING and end != NEVER and clock_ns() >= end:
+                        window._remove(waiter, EXPIRED)
                     window._plan(now)
-                    if waiter.state != WAITING:
-                        break
-                    until = waiter.sleeps_until = window._foresee(waiter, 0, now)
+                    if waiter.state == WAITING:
+                        until = waiter.sleeps_until = window._foresee(waiter, 0, now)
             admitted = waiter.state == GRANTED
             waiter.state = DONE
         except BaseException:
@@ -540,15 +626,25 @@ class Admission(Watched):
         return admitted
 
     def _note(self, admitted: bool, waited: int) -> None:
+        """Note what came of a call, and the ns that it waited."""
         with deciding:
             self._admitted += admitted
             self._refused += not admitted
-            self._waited += waited
+            self._waited += max(waited, 0)
+
+    def _pause(self, calls: int) -> None:
+        with deciding:
+            self._pausing += calls
 
     def _counts(self) -> tuple[int, int, int, float]:
-        """Calls admitted, calls refused, calls in the line now, and the seconds that they waited."""
-        waiting = 0 if self._window is None else len(self._window._line)
-        return self._admitted, self._refused, waiting, self._waited / 1e9
+        """Calls admitted, calls refused, calls that wait now, and the seconds that they waited."""
+        window = self._window
+        with deciding:
+            waiting = self._pausing
+            if window is not None:
+                window._renew()
+                waiting += sum(waiter.limiter is self for waiter in window._line)
+            return self._admitted, self._refused, waiting, self._waited / 1e9
 
 
 def Limited(limiter: Admission, function: Callable[..., Any], name: str, weight: int) -> Callable[..., Any]:  # noqa: N802

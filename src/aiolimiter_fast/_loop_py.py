@@ -188,6 +188,9 @@ class LoopTimer:
 
     def schedule(self, event: Event, deadline: int) -> None:
         """Put or move an event to `deadline`; NEVER takes it out."""
+        if self.generation != generation:  # the parent's; a thread that did not come along may hold the lock
+            event.deadline = deadline
+            return
         with self.lock:
             if event.deadline != deadline:
                 self.scheduled += (event.deadline == NEVER) - (deadline == NEVER)
@@ -223,7 +226,11 @@ class LoopTimer:
             elif loop is running_loop():
                 self.call_at(deadline)
             elif loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(self.arm)
+                try:
+                    loop.call_soon_threadsafe(self.arm)
+                except RuntimeError:
+                    if not loop.is_closed():  # by now
+                        raise
 
     def call_at(self, deadline: int) -> None:
         if self.fd >= 0:

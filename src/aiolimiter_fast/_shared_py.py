@@ -110,7 +110,7 @@ class SharedWindow(Window):
             self._next -= 1
         self._stale = False
 
-    def _look_locked(self, now: int) -> None:
+    def _see_locked(self, now: int) -> None:
         current = (
             not self._stale
             and self._forks == _loop_py.generation
@@ -138,14 +138,14 @@ class SharedWindow(Window):
 
     # What the line and the bucket ask.
 
-    def _look(self, now: int) -> None:
+    def _see(self, now: int) -> None:
         """See what others have entered. Raises ValueError if there is no file, or none that makes sense."""
         with deciding:
             if self._mapped is None:
                 raise ValueError("the bucket is closed")
             with self._mapped.lock():
                 try:
-                    self._look_locked(now)
+                    self._see_locked(now)
                 except BaseException:
                     self._stale = True
                     raise
@@ -161,7 +161,7 @@ class SharedWindow(Window):
 
     def _due(self, weight: int, now: int) -> int:
         try:
-            self._look(now)
+            self._see(now)
         except Exception:
             return NEVER  # those who wait are turned away; newcomers see the error
         return self._due_as_seen(weight)
@@ -179,30 +179,31 @@ class SharedWindow(Window):
         self._log.append(now, weight, "")
         return True
 
-    def _enter(self, weight: int, name: Any, now: int, waits: bool) -> int:
-        self._look(now)
+    def _enter(self, weight: int, name: str, now: int, waits: bool) -> int:
+        self._see(now)
         return super()._enter(weight, name, now, waits)
 
-    def _charge(self, weight: int, name: Any, now: int) -> None:
-        pass  # claimed already
+    def _charge(self, weight: int, name: str, now: int) -> int:
+        return self._last  # claimed already
 
     def _refund(self, weight: int, instant: int) -> None:
-        self._look(instant)
+        self._see(instant)
         with self._mapped.lock():
             found, number = None, self._next - 1
             while number >= max(self._next - self._slots, self._slots):
                 time, units, ahead = self._read(number)
                 if ahead or time < instant:
                     break
-                if units == weight:
+                if time == instant and units == weight:
                     found = (number, time)
+                    break
                 number -= 1
             if found is not None:
                 self._write(*found, 0)
                 self._set_word(REFUNDS, self._word(REFUNDS) + 1)
 
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
-        self._look(now)
+        self._see(now)
         return max(super()._foresee(last, weight, now), self._slot_due())
 
     def _failing(self, weight: int) -> Any:
@@ -219,7 +220,7 @@ class SharedWindow(Window):
     def _take(self, name: Any, weight: int, now: int) -> Any:
         with deciding:
             while True:
-                self._look(now)
+                self._see(now)
                 if self._due_as_seen(weight) > now:
                     rate = self._failing(weight)
                     self._deny(rate, None)
@@ -238,7 +239,7 @@ class SharedWindow(Window):
     def _seen(self, now: int) -> int:
         """See what others have entered; return how much was seen."""
         with deciding:
-            self._look(now)
+            self._see(now)
             return self._next
 
     def _append_after(self, seen: int, weight: int, now: int) -> int:
@@ -271,23 +272,21 @@ class SharedWindow(Window):
     def _rate_due(self, weight: int, rate: Any, now: int) -> int:
         """The instant at which `weight` fits."""
         with deciding:
-            self._look(now)
+            self._see(now)
             return self._due_as_seen(weight)
 
     def _leak(self, instant: int) -> int:
         return 0
 
-    def _room(self) -> list[int]:
-        self._seen(self._now())
-        return super()._room()
+    def _room(self, instant: int | None) -> list[int]:
+        self._seen(_loop_py.clock_ns() if instant is None else instant)
+        return super()._room(instant)
 
     def _clear(self) -> None:
         with deciding:
-            self._look(self._now())
+            self._see(self._now())
             with self._mapped.lock():
                 self._set_word(FLOOR, max(self._word(FLOOR), self._next))
+            self._cleared += 1
             self._deny(None, None)
-            if self._line:
-                now = self._now()
-                self._release(now, 256)
-                self._plan(now)
+            self._replan()

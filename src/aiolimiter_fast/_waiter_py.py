@@ -29,7 +29,8 @@ class Link(Event):
     def serve(self, budget: int) -> int:
         """Wake the limiter's waiters that are due, and say how many; then enter its next deadline."""
         limiter = self.limiter
-        assert limiter is not None
+        if limiter is None:  # nobody waits any more, as of a moment ago
+            return 0
         with limiter._lock:
             if limiter._timer is not self.timer and limiter._timer is not None and limiter._timer.is_closed():
                 limiter._timer = self.timer  # or its clock would stand still for those who wait here

@@ -6,7 +6,6 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from math import isnan
 from threading import RLock
 from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiolimiter_fast import _arguments
 from aiolimiter_fast._calls import Calls, combined_lock
 from aiolimiter_fast._engine import engine
+from aiolimiter_fast._forking import forks
 from aiolimiter_fast.abstracts.bucket import AbstractBucket, BucketFactory
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets.in_memory_bucket import MOST, InMemoryBucket
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Counters", "Limiter", "SingleBucketFactory", "combined_lock"]
 
 _time_sleep = sleep
+# Seconds, beyond which a timeout is none: more than a hundred years.
+LONGEST = 4e9
 
 
 class Counters(NamedTuple):
@@ -102,6 +104,7 @@ class Limiter(engine.Admission):
             raise ValueError(f"buffer_ms must be 0 or more milliseconds, got {buffer_ms!r}")
         self.buffer_ms = buffer_ms
         self.lock = RLock()
+        self._forks = forks()
         if isinstance(argument, Rate):
             argument = [argument]
         if isinstance(argument, list):
@@ -151,6 +154,7 @@ class Limiter(engine.Admission):
 
     def _decide_path(self) -> bool:
         """See whether a call comes to nothing but the window log of one bucket, and let the engine know."""
+        seen = self._look()
         factory = self.bucket_factory
         if not (_is_as_made(self, _LIMITER) and _is_as_made(factory, _FACTORY)):
             return False
@@ -168,7 +172,7 @@ class Limiter(engine.Admission):
                 return False
         bucket._refresh()
         plain = _is_as_made(self, _CALL)
-        self._rely(bucket, now_ns, plain, self, factory, bucket, bucket._algorithm, clock)
+        self._rely(seen, bucket, now_ns, plain, self, factory, bucket, bucket._algorithm, clock)
         return True
 
     def handle_bucket_put(
@@ -291,11 +295,12 @@ class Limiter(engine.Admission):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "lock"}
+        return {name: value for name, value in vars(self).items() if name not in ("lock", "_forks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.lock = RLock()
+        self._forks = forks()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arguments.newobj, (type(self),), self.__getstate__()
@@ -307,17 +312,17 @@ def _deadline(blocking: bool, timeout: Any) -> float | None:
         raise TypeError(f"timeout must be a number of seconds, got {timeout!r}")
     if timeout == -1:
         return None
-    if timeout < 0 or isnan(timeout):
+    if not timeout >= 0:
         raise ValueError(f"timeout must be -1 or >= 0, got {timeout!r}")
     if not blocking:
         raise RuntimeError(f"Can't set timeout with non-blocking: timeout={timeout!r}, blocking={blocking!r}")
     if timeout == 0:  # one try, however long that takes
         return None
-    return time.monotonic() + timeout
+    return time.monotonic() + min(timeout, LONGEST)
 
 
 def _nanoseconds(timeout: float) -> int:
-    return -1 if timeout == -1 else int(min(timeout, 4e9) * 1e9)
+    return -1 if timeout == -1 else int(min(timeout, LONGEST) * 1e9)
 
 
 def _units(weight: Any) -> int:

@@ -235,7 +235,7 @@ cdef inline bint shared_append(shared_t* s, int64_t weight) noexcept nogil:
 
 
 cdef inline bint shared_give_back(const shared_t* s, int64_t instant, int64_t weight) noexcept nogil:
-    """Take out the first entry of this weight at or after `instant`; False if there is none."""
+    """Take out an entry of this weight at `instant`; False if there is none."""
     cdef int64_t number = s.next - 1
     cdef int64_t found = -1
     cdef int64_t time, mark
@@ -245,8 +245,9 @@ cdef inline bint shared_give_back(const shared_t* s, int64_t instant, int64_t we
         shared_read(s, number, &time, &mark)
         if shared_ahead(s, number, mark) != 0 or time < instant:
             break
-        if shared_weight(mark) == weight:
+        if time == instant and shared_weight(mark) == weight:
             found, old_time, old_mark = number, time, mark
+            break
         number -= 1
     if found < 0 or not shared_swap_pair(
         shared_slot(s, found), old_time, old_mark, old_time, shared_mark(s, found, 0)

@@ -6,7 +6,7 @@ interval old still counts. `now` is always an argument, in nanoseconds of any cl
 
 Names are references that the caller has counted; where an entry goes, the caller lets go of its name first.
 """
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
 from libc.string cimport memcpy
 
 cdef extern from "Python.h":
@@ -120,11 +120,11 @@ cdef inline Py_ssize_t window_failing(const window_t* w, int64_t weight) noexcep
 
 
 cdef inline int64_t window_rate_due(const window_t* w, const window_rate* rate, int64_t weight) noexcept nogil:
-    """The first instant at which one rate has room for `weight`; INT64_MAX if never, 0 if it has it now."""
+    """The first instant at which one rate has room for `weight`; INT64_MAX if never, long ago if it has it now."""
     cdef int64_t excess = weight - (rate.limit - rate.used)
     cdef int64_t number = rate.tail
     if excess <= 0:
-        return 0
+        return INT64_MIN
     if weight > rate.limit:
         return INT64_MAX
     while True:
@@ -135,9 +135,9 @@ cdef inline int64_t window_rate_due(const window_t* w, const window_rate* rate, 
 
 
 cdef inline int64_t window_due(const window_t* w, int64_t weight) noexcept nogil:
-    """The first instant at which every rate has room for `weight`; INT64_MAX if never, 0 if all have it now."""
+    """The first instant at which every rate has room for `weight`; INT64_MAX if never, long ago if all have it now."""
     cdef Py_ssize_t i
-    cdef int64_t due = 0
+    cdef int64_t due = INT64_MIN
     for i in range(w.count):
         due = max(due, window_rate_due(w, &w.rates[i], weight))
     return due
@@ -189,8 +189,11 @@ cdef inline uint32_t window_pop(window_t* w) noexcept nogil:
 
 cdef inline void window_shrink(window_t* w) noexcept nogil:
     """Give room back that has become too much."""
-    if w.room > 64 and w.next - w.first < w.room >> 3:
-        window_resize(w, w.room >> 1)
+    cdef Py_ssize_t room = w.room
+    while room > 64 and w.next - w.first < room >> 3:
+        room >>= 1
+    if room < w.room:
+        window_resize(w, room)
 
 
 cdef inline int64_t window_find(const window_t* w, int64_t instant) noexcept nogil:

@@ -61,10 +61,10 @@ class WindowLog:
         return -1
 
     def rate_due(self, rate: RateWindow, weight: int) -> int:
-        """The first instant at which one rate has room for `weight`; NEVER, or 0 if it has it now."""
+        """The first instant at which one rate has room for `weight`; NEVER, or -NEVER if it has it now."""
         excess = weight - (rate.limit - rate.used)
         if excess <= 0:
-            return 0
+            return -NEVER
         if weight > rate.limit:
             return NEVER
         place = rate.tail
@@ -75,7 +75,7 @@ class WindowLog:
             place += 1
 
     def due(self, weight: int) -> int:
-        return max((self.rate_due(rate, weight) for rate in self.rates), default=0)
+        return max((self.rate_due(rate, weight) for rate in self.rates), default=-NEVER)
 
     def append(self, now: int, weight: int, name: Any) -> None:
         """Enter an entry. A clock that went back does not make it older."""
@@ -107,9 +107,9 @@ class WindowLog:
         return bisect_left(self.times, instant, self.first)
 
     def take_back(self, weight: int, instant: int) -> None:
-        """Take out what was entered at `instant`."""
+        """Take out what was entered at `instant`, as far as it is not forgotten."""
         place = self.find(instant)
-        while weight > 0 and place < len(self.times):
+        while weight > 0 and place < len(self.times) and self.times[place] == instant:
             part = min(weight, self.weights[place])
             for rate in self.rates:
                 if rate.tail <= place:

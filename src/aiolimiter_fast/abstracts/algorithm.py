@@ -34,7 +34,7 @@ class Decision:
 ADMITTED = Decision()
 
 
-class Algorithm(engine.Watched):
+class Algorithm(ABC, engine.Watched):
     """What all algorithms can be asked."""
 
     def max_weight(self, rate: Rate) -> int:
@@ -42,7 +42,7 @@ class Algorithm(engine.Watched):
         return rate.limit
 
 
-class LogAlgorithm(Algorithm, ABC):
+class LogAlgorithm(Algorithm):
     """Decides by counting the entries of a log that lie in each rate's window."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class FixedWindow(_Counting):
         return rate.interval - now % rate.interval
 
 
-class StateAlgorithm(Algorithm, ABC):
+class StateAlgorithm(Algorithm):
     """Decides by a state of a few numbers, however many permits there are."""
 
     @abstractmethod

@@ -71,8 +71,6 @@ class AbstractBucket(ABC):
 
     def put_decision(self, item: RateItem) -> Decision | Awaitable[Decision]:
         """Put the item, and say what came of it."""
-        if item.weight == 0:
-            return ADMITTED
         admitted = self.put(item)
         return self._decided_later(admitted, item) if isawaitable(admitted) else self._decided(item)
 
@@ -81,7 +79,7 @@ class AbstractBucket(ABC):
         return self._decided(item)
 
     def _decided(self, item: RateItem) -> Decision:
-        if self.failing_rate is None:
+        if self.failing_rate is None or item.weight == 0:
             return ADMITTED
         wait = self._last_wait
         known = wait is not None and wait[0] == item.weight
@@ -117,7 +115,7 @@ class AbstractBucket(ABC):
     def _waiting_for(self, blocking: Any, rate: Rate, item: RateItem) -> int:
         algorithm: Any = self._algorithm
         wait: int = 0 if blocking is None else algorithm.retry_after(rate, item.timestamp, blocking.timestamp)
-        return wait
+        return max(wait, 0)  # below 0 it would mean never
 
     def remaining(self) -> list[int]:
         """Permits left now, per rate in order of interval. Raises NotImplementedError where that is not known."""
@@ -175,14 +173,14 @@ class BucketFactory(ABC):
         self.schedule_leak(bucket)
         return bucket
 
-    def schedule_leak(self, bucket: AbstractBucket) -> None:
-        """See to it that the bucket leaks, as long as this factory lives. Raises AssertionError if it has no rates."""
-        if not bucket.rates:
-            raise AssertionError(f"bucket must have rates, got {bucket!r}")
+    def schedule_leak(self, new_bucket: AbstractBucket) -> None:
+        """See to it that a bucket leaks, as long as this factory lives. Raises AssertionError if it has no rates."""
+        if not new_bucket.rates:
+            raise AssertionError(f"new_bucket must have rates, got {new_bucket!r}")
         if self._leaker is None:
             self._leaker = Leaker(self._leak_interval)
-        self._leaker.register(bucket)
-        bucket.scheduled()
+        self._leaker.register(new_bucket)
+        new_bucket.scheduled()
 
     def get_buckets(self) -> list[AbstractBucket]:
         """The scheduled buckets, synchronous ones first."""
@@ -212,6 +210,9 @@ class BucketFactory(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_leaker"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arguments.newobj, (type(self),), self.__getstate__()

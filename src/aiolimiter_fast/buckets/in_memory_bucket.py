@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import iscoroutine
 from typing import Any
 
 from aiolimiter_fast import _arguments
@@ -10,12 +11,20 @@ from aiolimiter_fast._forking import deciding
 from aiolimiter_fast.abstracts.algorithm import Algorithm, LogAlgorithm, SlidingWindowLog
 from aiolimiter_fast.abstracts.bucket import AbstractBucket
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
+from aiolimiter_fast.clocks import MonotonicClock
 
 __all__ = ["InMemoryBucket"]
 
 MILLISECOND = 1_000_000
 # Units and nanoseconds that the engine counts to.
 MOST = 1 << 61
+# Steps into the future by which an algorithm of the user's own has to come to an end.
+TRIES = 1000
+SLIDING = {
+    name: getattr(SlidingWindowLog, name)
+    for name in ("admit", "blocking_offset", "decide", "leak_bound", "max_weight", "retry_after", "window_start")
+}
+MONOTONIC = MonotonicClock.now
 
 
 class InMemoryBucket(AbstractBucket, engine.Window):
@@ -63,10 +72,12 @@ class InMemoryBucket(AbstractBucket, engine.Window):
 
     def _reconfigure(self) -> None:
         """Tell the engine the rates as they are now."""
+        rates = self._rates
+        self._look(rates)
         self._configure(
-            self._rates,
-            [min(int(rate.limit), MOST) for rate in self._rates],
-            [min(rate.interval * MILLISECOND, MOST) for rate in self._rates],
+            rates,
+            [min(int(rate.limit), MOST) for rate in rates],
+            [min(rate.interval * MILLISECOND, MOST) for rate in rates],
         )
 
     def _refresh(self) -> None:
@@ -102,7 +113,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
             raise ValueError(f"weight must be 0 or more, got {weight!r}")
         self._refresh()
         if self._is_sliding():
-            rate = self._take(item.name, weight, item.timestamp * MILLISECOND)
+            rate = self._take(item.name, min(weight, MOST), item.timestamp * MILLISECOND)
             if rate is None:
                 return True
             if weight <= rate.limit:
@@ -112,8 +123,13 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         return self._put_by_algorithm(item)
 
     def _is_sliding(self) -> bool:
-        """Whether the engine decides as the algorithm would."""
-        return type(self._algorithm) is SlidingWindowLog and not vars(self._algorithm)
+        """Whether the engine decides as the algorithm would: nobody has put another in its place, or changed it."""
+        algorithm = self._algorithm
+        return (
+            type(algorithm) is SlidingWindowLog
+            and not vars(algorithm)
+            and all(getattr(SlidingWindowLog, name) is method for name, method in SLIDING.items())
+        )
 
     def _put_by_algorithm(self, item: RateItem) -> bool:
         algorithm: Any = self._algorithm
@@ -121,8 +137,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         with deciding:
             if self._leaks:
                 self.leak(now)
-            counts = [self._count_since(algorithm.window_start(rate, now) * MILLISECOND) for rate in self._rates]
-            decision = algorithm.decide(self._rates, counts, item.weight, now, self._timestamp)
+            decision = algorithm.decide(self._rates, self._counts_at(now), item.weight, now, self._timestamp)
             if decision.allowed:
                 self._append(item.name, item.weight, now * MILLISECOND)
         wait = decision.retry_after_ms
@@ -182,10 +197,55 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         return _arguments.newobj, (type(self),), self.__getstate__()
 
     def remaining(self) -> list[int]:
-        """Permits left now, per rate in order of interval."""
-        return list(self._room())
+        """Permits left now, per rate in order of interval. Raises NotImplementedError with an asynchronous clock."""
+        now = self._instant()
+        self._refresh()
+        if self._is_sliding():
+            return list(self._room(now))
+        algorithm: Any = self._algorithm
+        pairs = zip(self._rates, self._counts_at(self._milliseconds()), strict=True)
+        return [max(int(algorithm.max_weight(rate)) - count, 0) for rate, count in pairs]
 
     def wait_time(self, weight: int = 1) -> float:
-        """Seconds until a newcomer of `weight` would be admitted, behind those who wait; inf if never."""
-        wait = self._wait_time(weight)
-        return float("inf") if wait < 0 else wait / 1e9
+        """Seconds until a newcomer of `weight` would be admitted, behind those who wait; inf if never.
+
+        Raises NotImplementedError with an asynchronous clock, or an algorithm that does not come to an end.
+        """
+        now = self._instant()
+        self._refresh()
+        if self._is_sliding():
+            wait = self._wait_time(min(weight, MOST), now)
+            return float("inf") if wait < 0 else wait / 1e9
+        algorithm: Any = self._algorithm
+        start = then = self._milliseconds()
+        for _ in range(TRIES):
+            decision = algorithm.decide(self._rates, self._counts_at(then), weight, then, self._timestamp)
+            if decision.allowed:
+                return (then - start) / 1000
+            if decision.retry_after_ms is None:
+                return float("inf")
+            then += max(decision.retry_after_ms, 1)
+        raise NotImplementedError(f"{algorithm!r} cannot tell how long {weight} permits would wait")
+
+    def _counts_at(self, now: int) -> list[int]:
+        algorithm: Any = self._algorithm
+        return [self._count_since(algorithm.window_start(rate, now) * MILLISECOND) for rate in self._rates]
+
+    def _milliseconds(self) -> int:
+        now = self.now()
+        if isinstance(now, int):
+            return now
+        if iscoroutine(now):
+            now.close()
+        raise NotImplementedError("an asynchronous clock cannot be asked from synchronous code")
+
+    def _instant(self) -> int | None:
+        """Now, in nanoseconds; None by the engine's own clock."""
+        clock: Any = self._clock
+        if type(self).now is AbstractBucket.now and "now" not in vars(self):
+            if type(clock) is MonotonicClock and "now" not in vars(clock) and MonotonicClock.now is MONOTONIC:
+                return None
+            now_ns = getattr(clock, "now_ns", None)
+            if now_ns is not None:
+                return int(now_ns())
+        return self._milliseconds() * MILLISECOND
