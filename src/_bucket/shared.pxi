@@ -59,6 +59,7 @@ cdef class SharedWindow(Window):
             part = <uint32_t>min(weight, HEAVIEST)
             if not window_reserve(&self.log):
                 raise MemoryError
+            self.log.latest = INT64_MIN  # it is as old as it is, whatever this process has seen since
             window_append(&self.log, time, part, <void*>NO_NAME)
             Py_INCREF(NO_NAME)
             weight -= part

@@ -22,6 +22,7 @@ cdef class Window(Line):
 
     def __cinit__(self, *args, **kwargs):
         self.seen = changes - 1
+        self.log.latest = INT64_MIN
 
     def __dealloc__(self):
         cdef int64_t number
@@ -304,6 +305,7 @@ cdef class Window(Line):
         """Forget everything."""
         with cython.critical_section(self):
             self.forget(self.log.next)
+            self.log.latest = INT64_MIN
             self.cleared += 1
             self.gone = 0
             self.failing = self.last_wait = None
@@ -401,6 +403,7 @@ cdef class Admission(Watched):
         with cython.critical_section(window):
             if window.clock != clock:
                 window.clock = clock
+                window.log.latest = INT64_MIN  # of the other clock
                 window.replan()
 
     cdef inline bint is_fast(self) noexcept:

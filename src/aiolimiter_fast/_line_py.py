@@ -455,6 +455,7 @@ class Window(Watched):
     def _clear(self) -> None:
         with deciding:
             self._log.forget(len(self._log.times))
+            self._log.latest = -NEVER
             self._cleared += 1
             self._gone = 0
             self._deny(None, None)
@@ -513,6 +514,7 @@ class Admission(Watched):
         with deciding:
             if window._clock_ns != clock:
                 window._clock_ns = clock
+                window._log.latest = -NEVER  # of the other clock
                 window._replan()
 
     def try_acquire(self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1) -> Any:

@@ -29,11 +29,28 @@ def _aiolimiter() -> Modules:
     }
 
 
+def _aiometer() -> Modules:
+    batch = import_module("aiolimiter_fast.batch")
+    names = ["amap", "run_all", "run_any", "run_on_each"]
+    functions = {name: getattr(batch, name) for name in names}
+    return {"aiometer": {**functions, "__version__": __version__, "__all__": ["__version__", *names]}}
+
+
+# What pyrate-limiter 4.5 exports.
+_PYRATE_LIMITER = (
+    "GCRA", "AbstractBucket", "AbstractClock", "Algorithm", "BucketAsyncWrapper", "BucketFactory", "Decision",
+    "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore", "Limiter", "LogAlgorithm", "MonotonicAsyncClock",
+    "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries", "PostgresBucket", "PostgresClock",
+    "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+    "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket",
+    "WallClock", "__version__", "dedicated_sqlite_clock_connection", "id_generator", "limiter_factory",
+    "validate_rate_list",
+)  # fmt: skip
+
+
 def _pyrate_limiter() -> Modules:
     package = import_module("aiolimiter_fast")
-    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "SharedMemoryBucket",
-           "SharedMemoryError", "install"}  # fmt: skip
-    names = [name for name in package.__all__ if name not in own]
+    names = [name for name in _PYRATE_LIMITER if name in package.__all__]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
         "abstracts.wrappers", "buckets", "buckets.in_memory_bucket", "buckets.mp_bucket", "buckets.state_bucket",
@@ -45,14 +62,18 @@ def _pyrate_limiter() -> Modules:
     }
 
 
-_LIBRARIES: dict[str, Callable[[], Modules]] = {"aiolimiter": _aiolimiter, "pyrate_limiter": _pyrate_limiter}
+_LIBRARIES: dict[str, Callable[[], Modules]] = {
+    "aiolimiter": _aiolimiter,
+    "aiometer": _aiometer,
+    "pyrate_limiter": _pyrate_limiter,
+}
 
 
 def install(*libraries: str, force: bool = False) -> tuple[str, ...]:
-    """Make `import aiolimiter` and `import pyrate_limiter`, anywhere in this process, give this package's classes.
+    """Make `import aiolimiter` and the like, anywhere in this process, give what this package has under these names.
 
     Arguments:
-        libraries: "aiolimiter", "pyrate_limiter"; default both.
+        libraries: "aiolimiter", "aiometer", "pyrate_limiter"; default all of them.
         force: replace a library that is imported already; modules that hold its names keep them.
 
     Returns the module names taken. Calling it again changes nothing.

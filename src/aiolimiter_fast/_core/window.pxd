@@ -30,6 +30,7 @@ cdef struct window_t:
     int64_t first       # number of the first entry; they are numbered in order of arrival
     int64_t next        # number of the next entry
     Py_ssize_t holes    # entries that were given back whole
+    int64_t latest      # the instant up to which the windows have been moved; INT64_MIN before the first
     window_rate* rates  # by rising interval
     Py_ssize_t count    # rates
 
@@ -103,6 +104,7 @@ cdef inline void window_advance(window_t* w, int64_t now) noexcept nogil:
     """Move every rate past the entries that have left its window."""
     cdef Py_ssize_t i
     cdef window_rate* rate
+    w.latest = max(w.latest, now)
     for i in range(w.count):
         rate = &w.rates[i]
         while rate.tail < w.next and w.times[window_slot(w, rate.tail)] < now - rate.interval:
@@ -161,9 +163,13 @@ cdef inline int64_t window_last(const window_t* w, int64_t otherwise) noexcept n
 
 
 cdef inline void window_append(window_t* w, int64_t now, uint32_t weight, void* name) noexcept nogil:
-    """Enter an entry, for which there is room in the ring. A clock that went back does not make it older."""
+    """Enter an entry, for which there is room in the ring.
+
+    It is never older than what was seen before: a clock may go back, and a caller may be held up between its look at
+    the clock and this, while another moves the windows on.
+    """
     cdef Py_ssize_t i, slot
-    now = max(now, window_last(w, now))
+    now = max(now, w.latest, window_last(w, now))
     w.next += 1
     slot = window_slot(w, w.next - 1)
     w.times[slot], w.names[slot], w.weights[slot] = now, name, weight

@@ -28,7 +28,7 @@ class RateWindow:
 class WindowLog:
     """Entries (time, weight, name) for any number of stacked rates by rising interval."""
 
-    __slots__ = ("first", "names", "rates", "times", "units", "weights")
+    __slots__ = ("first", "latest", "names", "rates", "times", "units", "weights")
 
     def __init__(self) -> None:
         self.rates: list[RateWindow] = []
@@ -37,6 +37,8 @@ class WindowLog:
         self.names: list[Any] = []
         # Place of the first entry that is not forgotten.
         self.first = 0
+        # The instant up to which the windows have been moved.
+        self.latest = -NEVER
         self.units = 0
 
     def configure(self, rates: list[RateWindow]) -> None:
@@ -47,6 +49,7 @@ class WindowLog:
     def advance(self, now: int) -> None:
         """Move every rate past the entries that have left its window."""
         times, size = self.times, len(self.times)
+        self.latest = max(self.latest, now)
         for rate in self.rates:
             bound = now - rate.interval
             while rate.tail < size and times[rate.tail] < bound:
@@ -78,8 +81,9 @@ class WindowLog:
         return max((self.rate_due(rate, weight) for rate in self.rates), default=-NEVER)
 
     def append(self, now: int, weight: int, name: Any) -> None:
-        """Enter an entry. A clock that went back does not make it older."""
-        self.times.append(max(now, self.times[-1]) if len(self.times) > self.first else now)
+        """Enter an entry. It is never older than what was seen before: a clock may go back, a caller may be held up."""
+        last = self.times[-1] if len(self.times) > self.first else now
+        self.times.append(max(now, self.latest, last))
         self.weights.append(weight)
         self.names.append(name)
         self.units += weight

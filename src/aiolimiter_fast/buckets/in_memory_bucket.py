@@ -241,11 +241,11 @@ class InMemoryBucket(AbstractBucket, engine.Window):
 
     def _instant(self) -> int | None:
         """Now, in nanoseconds; None by the engine's own clock."""
-        clock: Any = self._clock
+        clock = self._clock
         if type(self).now is AbstractBucket.now and "now" not in vars(self):
             if type(clock) is MonotonicClock and "now" not in vars(clock) and MonotonicClock.now is MONOTONIC:
                 return None
-            now_ns = getattr(clock, "now_ns", None)
-            if now_ns is not None:
-                return int(now_ns())
+            read = getattr(clock, "now_ns", None)
+            if read is not None:
+                return int(read())
         return self._milliseconds() * MILLISECOND
