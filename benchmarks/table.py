@@ -9,6 +9,7 @@ import idle
 import limiter
 import memory
 import pacing
+import shared_memory
 import tasks
 import window
 from _measure import main
@@ -25,6 +26,7 @@ if __name__ == "__main__":
             "limiter": limiter.rows,
             "batch": batch.rows,
             "pacing": pacing.rows,
+            "shared_memory": shared_memory.rows,
         },
         __doc__,
     )

@@ -12,12 +12,14 @@ Contents:
     window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter; Limited: decorated
     meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
     pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
+    shared.pxi     SharedWindow: the log in memory that processes share
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
 A limiter's section is entered before a timer's, never the other way round.
 """
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
@@ -32,6 +34,10 @@ from aiolimiter_fast._core.heap cimport (
 )
 from aiolimiter_fast._core.leaky cimport (
     leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
+)
+from aiolimiter_fast._core.shared cimport (
+    SHARED_CAS, SHARED_FLOOR, SHARED_SLOTS, shared_append, shared_begin, shared_give_back, shared_is_current,
+    shared_is_full, shared_next, shared_raise, shared_t,
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
@@ -116,6 +122,7 @@ cdef enum:
     TRUST = 5_000
     # Finished awaitables kept for the next calls.
     SPARE = 64
+    MILLISECOND = 1_000_000
     SECOND = 1_000_000_000
 
 cdef int64_t MOST = 1 << 61            # units or nanoseconds: no sum of two overflows
@@ -242,3 +249,4 @@ include "_bucket/line.pxi"
 include "_bucket/window.pxi"
 include "_bucket/meters.pxi"
 include "_bucket/pacing.pxi"
+include "_bucket/shared.pxi"

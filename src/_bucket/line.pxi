@@ -71,8 +71,12 @@ cdef class Line(Watched):
         """The first instant at which `weight` fits, not after `now` if it does already; NEVER if it cannot."""
         return NEVER
 
+    cdef bint claim(self, int64_t weight, int64_t now) except -1:
+        """Take `weight`, which fits as `due` has just said, from what others share; False: they were faster."""
+        return True
+
     cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
-        """Take `weight`, which fits; say which instant it carries."""
+        """Enter `weight`, which fits and was claimed; say which instant it carries."""
         return now
 
     cdef int refund(self, int64_t weight, int64_t instant) except -1:
@@ -107,12 +111,15 @@ cdef class Line(Watched):
             self.renew()
             if self.release(now, SLICE):
                 self.plan(now)
-        due = self.due(weight, now)
-        if due > now:
-            return -1 if due == NEVER else 0
-        if self.waiting:
-            if waits or weight > self.bound() - self.passed:
+        while True:
+            due = self.due(weight, now)
+            if due > now:
+                return -1 if due == NEVER else 0
+            if self.waiting and (waits or weight > self.bound() - self.passed):
                 return 0
+            if self.claim(weight, now):
+                break
+        if self.waiting:
             self.passed += weight
         self.charge(weight, name, now)
         return 1
@@ -173,6 +180,8 @@ cdef class Line(Watched):
             due = self.due(waiter.weight, now)
             if now < due < NEVER:
                 break
+            if due != NEVER and not self.claim(waiter.weight, now):
+                continue
             if due == NEVER:  # since a change of rates
                 self.turn_away(waiter, REFUSED, here)
                 continue

@@ -34,7 +34,7 @@ cdef class Window(Line):
         window_advance(&self.log, now)
         return window_due(&self.log, weight)
 
-    cdef inline int take(self, int64_t weight, str name, int64_t now) except -2:
+    cdef int take(self, int64_t weight, str name, int64_t now) except -2:
         """Take `weight` if it fits now and nobody waits: 1; 0 if it does not fit, -1 if it never does."""
         window_advance(&self.log, now)
         if window_failing(&self.log, weight) >= 0:

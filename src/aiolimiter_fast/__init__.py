@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from aiolimiter_fast._version import __version__
 from aiolimiter_fast.compat import install
-from aiolimiter_fast.errors import AcquireTimeout, BackendUnavailable, LimiterError, LimitReached
+from aiolimiter_fast.errors import (
+    AcquireTimeout,
+    BackendUnavailable,
+    LimiterError,
+    LimitReached,
+    SharedMemoryError,
+)
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
@@ -37,6 +43,7 @@ if _TYPE_CHECKING:
         PostgresBucket,
         RedisBucket,
         RedisStateStore,
+        SharedMemoryBucket,
         SQLiteBucket,
         SQLiteClock,
         SQLiteQueries,
@@ -60,6 +67,7 @@ _LAZY = {
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
         "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
+        "SharedMemoryBucket",
         "StateBucket",
     ),
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
@@ -78,10 +86,11 @@ __all__ = [
     "InMemoryStateStore", "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm",
     "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
     "PostgresBucket", "PostgresClock", "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket",
-    "SQLiteClock", "SQLiteQueries", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket",
-    "StateStore", "StrictLimiter", "Throttle", "Throttler", "TokenBucket", "WallClock", "WorkerPool", "__version__",
-    "amap", "batch", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory", "pacing",
-    "run_all", "run_any", "run_on_each", "validate_rate_list",
+    "SQLiteClock", "SQLiteQueries", "SharedMemoryBucket", "SharedMemoryError", "SingleBucketFactory",
+    "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "StrictLimiter", "Throttle", "Throttler",
+    "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap", "batch", "dedicated_sqlite_clock_connection",
+    "id_generator", "install", "limiter_factory", "pacing", "run_all", "run_any", "run_on_each",
+    "validate_rate_list",
 ]  # fmt: skip
 
 

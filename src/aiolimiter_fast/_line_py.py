@@ -267,8 +267,12 @@ class Line(Watched):
     def _due(self, weight: int, now: int) -> int:
         raise NotImplementedError
 
+    def _claim(self, weight: int, now: int) -> bool:
+        """Take `weight`, which fits, where others decide as well; False if one of them was first."""
+        return True
+
     def _charge(self, weight: int, name: str, now: int) -> int:
-        """Take `weight`, which fits; say which instant it carries."""
+        """Enter `weight`, which fits and was claimed; say which instant it carries."""
         raise NotImplementedError
 
     def _refund(self, weight: int, instant: int) -> None:
@@ -297,12 +301,15 @@ class Line(Watched):
             self._renew()
             if self._release(now, SLICE):
                 self._plan(now)
-        due = self._due(weight, now)
-        if due > now:
-            return -1 if due == NEVER else 0
-        if self._line:
-            if waits or weight > self._bound() - self._passed:
+        while True:
+            due = self._due(weight, now)
+            if due > now:
+                return -1 if due == NEVER else 0
+            if self._line and (waits or weight > self._bound() - self._passed):
                 return 0
+            if self._claim(weight, now):
+                break
+        if self._line:
             self._passed += weight
         self._charge(weight, name, now)
         return 1
@@ -341,6 +348,8 @@ class Line(Watched):
             due = self._due(waiter.weight, now)
             if now < due < NEVER:
                 break
+            if due != NEVER and not self._claim(waiter.weight, now):
+                continue
             if due == NEVER:  # since a change of rates
                 self._turn_away(waiter, REFUSED, here)
                 continue
@@ -527,6 +536,10 @@ class Window(Line):
         with deciding:
             self._log.append(now, weight, name)
 
+    def _failing(self, weight: int) -> Any:
+        index = self._log.failing(weight)
+        return self._rate_objects[index] if index >= 0 else None
+
     def _rate_due(self, weight: int, rate: Any, now: int) -> int:
         with deciding:
             self._log.advance(now)
@@ -639,8 +652,7 @@ class Admission(Watched):
                 self._admitted += 1
                 window._deny(None, None)
             else:
-                index = window._log.failing(weight)
-                window._deny(window._rate_objects[index] if index >= 0 else None, None)
+                window._deny(window._failing(weight), None)
                 if not waits or decision < 0:
                     self._refused += 1
         return decision

@@ -49,3 +49,7 @@ class BackendUnavailable(Exception):
 
     Whether the permit was counted is not known: what was sent may have arrived.
     """
+
+
+class SharedMemoryError(ValueError):
+    """A file that is no shared memory of this kind, limit, version or boot of the machine, or is damaged."""

@@ -76,8 +76,8 @@ class Limiter(engine.Admission):
 
     Arguments:
         argument: a Rate, a list of Rates, a bucket, or a factory that finds the bucket for each name.
-        buffer_ms: milliseconds to wait beyond what a bucket says, where that is not exact. An in-memory bucket's wait
-            is exact to the nanosecond: nothing is added there.
+        buffer_ms: milliseconds to wait beyond what a bucket says, where that is not exact. The waits of buckets in
+            memory, shared or not, are exact to the nanosecond: nothing is added there.
 
     Those who wait at an in-memory bucket are served in order of arrival, threads and tasks alike, and those of one
     bucket never delay another. `blocking=False` decides at once; where something fits that the first in line has no
@@ -159,7 +159,9 @@ class Limiter(engine.Admission):
         if not (_is_as_made(self, _LIMITER) and _is_as_made(factory, _FACTORY)):
             return False
         bucket = factory.bucket  # type: ignore[attr-defined]
-        if not (isinstance(bucket, InMemoryBucket) and _is_as_made(bucket, _BUCKET) and bucket._is_sliding()):
+        if not (isinstance(bucket, InMemoryBucket) and bucket._is_sliding()):
+            return False
+        if not _is_as_made(bucket, _BUCKET | bucket._overridden):
             return False
         clock = bucket._clock
         if type(clock) is MonotonicClock and _is_as_made(clock, _CLOCK):

@@ -50,6 +50,8 @@ class InMemoryBucket(AbstractBucket, engine.Window):
 
     is_async = False
     needs_leak = False
+    # Methods of a subclass that come to the same, for the limiter to know.
+    _overridden: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, rates: list[Rate], algorithm: Algorithm | None = None) -> None:
         if algorithm is not None:

@@ -1,21 +1,30 @@
-"""A bucket in a manager's process, for processes that were given it."""
+"""A bucket for processes that were given it: in shared memory, or in a manager's process where its list was given."""
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
-from multiprocessing.managers import ListProxy
 from typing import Any
+from weakref import finalize
 
+from aiolimiter_fast._shared_file import private_path, remover, slots_for
 from aiolimiter_fast.abstracts.algorithm import Algorithm, LogAlgorithm
 from aiolimiter_fast.abstracts.bucket import AbstractBucket
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets.in_memory_bucket import InMemoryBucket
+from aiolimiter_fast.buckets.shared_memory import SharedMemoryBucket
 
 __all__ = ["MultiprocessBucket"]
 
 
-class MultiprocessBucket(InMemoryBucket):
-    """A log of items in a manager's list, shared by the processes that this object was sent to.
+class MultiprocessBucket(SharedMemoryBucket):
+    """A SharedMemoryBucket without a name, for a process and the workers that it gives it to.
+
+    `init` makes one; workers inherit it by fork, or are sent it, as an argument, in `initargs`, by any pickle. It goes
+    when the process that made it ends; what workers have open they may use on.
+
+    Made with the arguments that pyrate-limiter's class of this name takes, it keeps its items in a manager's list, by
+    the lock given; that is many times slower, and a process killed while it holds the lock stops all.
 
     Arguments:
         rates: one Rate or more, each longer, larger and slower than the one before.
@@ -23,15 +32,56 @@ class MultiprocessBucket(InMemoryBucket):
         mp_lock: a multiprocessing lock that guards it.
         algorithm: a LogAlgorithm; default SlidingWindowLog.
 
-    `init` makes list and lock. Raises ValueError if items is no manager's list.
+    Raises ValueError if items is no manager's list, and what SharedMemoryBucket raises.
+
+    Example:
+        from multiprocessing import Pool
+        from aiolimiter_fast import Limiter, MultiprocessBucket, Rate
+
+        def begin(bucket):
+            global limiter
+            limiter = Limiter(bucket)
+
+        def work(page):
+            limiter.try_acquire("work")
+            ...
+
+        if __name__ == "__main__":
+            with Pool(4, begin, [MultiprocessBucket.init([Rate(100, 1000)])]) as pool:
+                pool.map(work, range(1000))
     """
 
+    def __new__(cls, rates: Any = None, items: Any = None, *args: Any, **kwargs: Any) -> Any:
+        made: Any = ManagerBucket if cls is MultiprocessBucket and _is_list_proxy(items) else cls
+        return super().__new__(made)
+
+    def __init__(self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None) -> None:
+        raise ValueError(f"items must be a ListProxy, got {items!r}; init() makes a bucket without one")
+
+    @classmethod
+    def init(cls, rates: list[Rate], algorithm: Algorithm | None = None) -> MultiprocessBucket:
+        """Make a bucket in shared memory, which goes when this process ends."""
+        bucket: MultiprocessBucket = cls.__new__(cls)
+        InMemoryBucket.__init__(bucket, rates, algorithm)
+        path = private_path()
+        bucket._open(path, slots_for(bucket._most_entries(), None), make=True)
+        finalize(bucket, remover(path))
+        return bucket
+
+
+def _is_list_proxy(items: object) -> bool:
+    managers = sys.modules.get("multiprocessing.managers")  # slow to import, and there is no proxy without it
+    return managers is not None and isinstance(items, managers.ListProxy)
+
+
+class ManagerBucket(MultiprocessBucket):
+    """A log of items in a manager's list, by a lock, as pyrate-limiter keeps it."""
+
+    exact_wait = False
     needs_leak = True
 
     def __init__(self, rates: list[Rate], items: Any, mp_lock: Any, algorithm: Algorithm | None = None) -> None:
-        if not isinstance(items, ListProxy):
-            raise ValueError(f"items must be a ListProxy, got {items!r}")
-        super().__init__(rates, algorithm)
+        InMemoryBucket.__init__(self, rates, algorithm)
         self._items = items
         self.mp_lock = mp_lock
 
@@ -110,3 +160,13 @@ class MultiprocessBucket(InMemoryBucket):
 
     def limiter_lock(self) -> Any:
         return self.mp_lock
+
+    def unlink(self) -> None:
+        """Nothing to do: there is no file."""
+
+    def close(self) -> None:
+        """Nothing to do: the manager is its owner's."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attributes = {key: value for key, value in vars(self).items() if key not in ("_items", "mp_lock", "_rates")}
+        return type(self), (self._rates, self._items, self.mp_lock), attributes

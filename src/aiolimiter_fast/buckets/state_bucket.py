@@ -7,6 +7,7 @@ from inspect import isawaitable
 from typing import Any
 
 from aiolimiter_fast._forking import deciding
+from aiolimiter_fast._shared_state import SharedState
 from aiolimiter_fast.abstracts.algorithm import ADMITTED, GCRA, Decision, State, StateAlgorithm
 from aiolimiter_fast.abstracts.bucket import AbstractBucket
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
@@ -36,9 +37,14 @@ class InMemoryStateStore(StateStore):
 
 
 class MultiprocessStateStore(StateStore):
-    """The state in a manager's process, for processes that were given this object.
+    """The state in shared memory, for a process and the workers that were given this object; `init` makes one.
 
-    Arguments: values, a manager's list; lock, a multiprocessing lock. `init` makes both.
+    A step of an algorithm is Python code, so it holds a lock of the file, which the system frees when its owner dies.
+    The state is written beside the last one and then put in its place at once: a killed process leaves one or the
+    other. It goes when the process that made it ends.
+
+    Arguments, as pyrate-limiter's class of this name takes them: values, a manager's list; lock, a multiprocessing
+    lock. Then the state is in the manager's process.
     """
 
     def __init__(self, values: Any, lock: Any) -> None:
@@ -47,9 +53,9 @@ class MultiprocessStateStore(StateStore):
 
     @classmethod
     def init(cls) -> MultiprocessStateStore:
-        from multiprocessing import Manager, RLock
-
-        return cls(Manager().list(), RLock())
+        """Make a store in shared memory."""
+        state = SharedState.make()
+        return cls(state, state)
 
     def check(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int) -> Decision:
         with self._lock:
@@ -59,7 +65,8 @@ class MultiprocessStateStore(StateStore):
         return decision
 
     def read(self, algorithm: StateAlgorithm, rates: Sequence[Rate]) -> State:
-        state = tuple(self._values)
+        values = self._values
+        state = algorithm.decode(values.texts()) if isinstance(values, SharedState) else tuple(values)
         return algorithm.initial(rates) if len(state) != len(rates) else state
 
     def reset(self) -> None:

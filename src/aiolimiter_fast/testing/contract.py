@@ -356,9 +356,9 @@ class BucketContract:
 
     def test_count_peek_and_leak_tell_of_units(self) -> None:
         bucket = self.bucket(Rate(5, HOUR))
-        start = self.now(bucket)
         assert (self.count(bucket), self.result(bucket.peek(0))) == (0, None)
-        assert self.result(bucket.leak(start)) == 0
+        assert self.result(bucket.leak(self.now(bucket))) == 0
+        start = self.now(bucket)  # no item is to be older than what the bucket was asked before
         self.put(bucket, 2, start, "first")
         self.put(bucket, 3, start + 1, "second")
         assert not self.put(bucket, 1, start + 2)
