@@ -41,7 +41,29 @@ async def bounded(awaitable: Awaitable[T], seconds: float) -> T:
     if sys.version_info >= (3, 11):
         async with asyncio.timeout(seconds):  # in this task: no turn of the loop is lost
             return await awaitable
-    return await asyncio.wait_for(awaitable, seconds)
+    return await _bounded(awaitable, seconds)
+
+
+async def _bounded(awaitable: Awaitable[T], seconds: float) -> T:
+    """For Python 3.10, whose `wait_for` swallows a cancellation that comes as the awaitable ends."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_late = False
+
+    def end() -> None:
+        nonlocal is_late
+        is_late = True
+        task.cancel()
+
+    handle = asyncio.get_running_loop().call_later(seconds, end)
+    try:
+        return await awaitable
+    except asyncio.CancelledError:
+        if is_late:
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        handle.cancel()
 
 
 def in_thread(function: Callable[..., T], *args: object) -> asyncio.Future[T]:

@@ -131,12 +131,12 @@ class SharedWindow(Window):
             self._next += 1
             self._last = time
             if weight:
-                self._note(time, weight)
+                self._record(time, weight)
         self._looked = max(now, self._last, self._looked)
         self._log.advance(self._looked)
         self._log.forget(self._log.rates[-1].tail)
 
-    def _note(self, time: int, weight: int) -> None:
+    def _record(self, time: int, weight: int) -> None:
         """Copy an entry."""
         self._log.latest = LEAST  # it is as old as it is, whatever this process has seen since
         self._log.append(time, weight, "")
@@ -181,7 +181,7 @@ class SharedWindow(Window):
                 self._set_word(HINT, self._next)
         self._next += 1
         self._last = now
-        self._note(now, weight)
+        self._record(now, weight)
         return True
 
     def _enter(self, weight: int, name: str, now: int, waits: bool) -> int:
