@@ -35,7 +35,9 @@ CLASSES = (
     "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock",
 )  # fmt: skip
 # Methods that are the reference's own business.
-PRIVATE = {"__setstate__", "__slotnames__", "__static_attributes__", "__firstlineno__", "__weakref__", "__dict__"}
+PRIVATE = {
+    "__dict__", "__firstlineno__", "__getstate__", "__setstate__", "__slotnames__", "__static_attributes__", "__weakref__",
+}  # fmt: skip
 
 
 @pytest.fixture(params=[pyrate_limiter, None], ids=["reference", "ours"])
