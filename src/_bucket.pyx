@@ -8,8 +8,10 @@ Contents:
     limiter.pxi    AsyncLimiter
     spare.pxi      recycling of awaitables that did not have to wait
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
-    line.pxi       Line: callers in order of arrival, threads and tasks; Waiter: what `try_acquire_async` returns
-    window.pxi     Window: the sliding-window log with its line; Admission: the fast path of Limiter; Limited: decorated
+    line.pxi       Line: callers in order of arrival, threads and tasks
+    call.pxi       Waiter: one of them; what `try_acquire_async` returns
+    window.pxi     Window: the sliding-window log with its line
+    admission.pxi  Admission: the fast path of Limiter; Limited: a decorated function
     meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
     pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
     shared.pxi     SharedWindow: the log in memory that processes share
@@ -246,7 +248,9 @@ include "_bucket/limiter.pxi"
 include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
+include "_bucket/call.pxi"
 include "_bucket/window.pxi"
+include "_bucket/admission.pxi"
 include "_bucket/meters.pxi"
 include "_bucket/pacing.pxi"
 include "_bucket/shared.pxi"

@@ -36,7 +36,8 @@ CLASSES = (
 )  # fmt: skip
 # Methods that are the reference's own business.
 PRIVATE = {
-    "__dict__", "__firstlineno__", "__getstate__", "__setstate__", "__slotnames__", "__static_attributes__", "__weakref__",
+    "__dict__", "__firstlineno__", "__getstate__", "__setstate__", "__slotnames__", "__static_attributes__",
+    "__weakref__",
 }  # fmt: skip
 
 

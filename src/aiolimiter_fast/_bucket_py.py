@@ -17,13 +17,15 @@ from types import GenericAlias, TracebackType
 from typing import Any
 
 from aiolimiter_fast import _arguments, _loop_py
+from aiolimiter_fast._admission_py import Admission, Limited
 from aiolimiter_fast._core.leaky import NEVER, Leak
 from aiolimiter_fast._decorator import limited
-from aiolimiter_fast._line_py import Admission, Limited, Line, Watched, Window
+from aiolimiter_fast._line_py import Line, Watched
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast._pacing_py import Drips, Gate, Pace, Spacing, Ticks
 from aiolimiter_fast._shared_py import SharedWindow
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
+from aiolimiter_fast._window_py import Window
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [

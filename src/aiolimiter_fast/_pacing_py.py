@@ -10,9 +10,10 @@ from typing import Any
 from aiolimiter_fast import _arguments, _loop_py
 from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
-from aiolimiter_fast._line_py import Line, Waiter, Window, sleep_in_line, wait_in_line
+from aiolimiter_fast._line_py import Line, Waiter, sleep_in_line, wait_in_line
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, clock_ns
 from aiolimiter_fast._waiter_py import LOST
+from aiolimiter_fast._window_py import Window
 
 # Nanoseconds ahead, at most: no sum overflows in the extension.
 FARTHEST = 3e18

@@ -12,7 +12,8 @@ from typing import Any
 from aiolimiter_fast import _loop_py
 from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
-from aiolimiter_fast._line_py import Waiter, Window
+from aiolimiter_fast._line_py import Waiter
+from aiolimiter_fast._window_py import Window
 from aiolimiter_fast.errors import SharedMemoryError
 
 LEAST = -(2**63)
