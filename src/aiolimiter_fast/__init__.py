@@ -27,6 +27,7 @@ if _TYPE_CHECKING:
         StateStore,
         TokenBucket,
     )
+    from aiolimiter_fast.adaptive import AdaptiveLimiter, Observation
     from aiolimiter_fast.buckets import (
         InMemoryBucket,
         InMemoryStateStore,
@@ -45,6 +46,7 @@ _LAZY = {
         "FixedWindow", "LogAlgorithm", "Rate", "RateItem", "SlidingWindowLog", "StateAlgorithm", "StateStore",
         "TokenBucket",
     ),
+    "adaptive": ("AdaptiveLimiter", "Observation"),
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "StateBucket",
     ),
@@ -56,10 +58,10 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
+    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "AdaptiveLimiter", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
     "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
     "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
+    "MultiprocessBucket", "MultiprocessStateStore", "Observation", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
     "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
     "limiter_factory", "validate_rate_list",
 ]  # fmt: skip
