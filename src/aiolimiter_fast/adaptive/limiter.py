@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptiveLimiter", "Call"]
 
-# Seconds. Instants that are nearer than this are the same one.
+# Seconds. A wait that is shorter is over, since floats can be no nearer; instants that are nearer are the same one.
 SAME = 1e-9
+NEAR = 1e-6
 # Pauses where the server does not say: the first, and the longest.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
@@ -78,9 +79,9 @@ class AdaptiveLimiter:
     """
 
     __slots__ = (
-        "__weakref__", "_amounts", "_backoff", "_ceiling", "_even", "_flight_timeout", "_flying", "_jitter", "_last",
+        "__weakref__", "_amounts", "_backoff", "_ceiling", "_even", "_flight_timeout", "_flying", "_is_outage", "_jitter", "_last",
         "_latency", "_limit", "_max_pause", "_pacer", "_paused_until", "_quotas", "_ramp", "_ramp_end", "_ramp_start",
-        "_random", "_resources", "_resumed_at", "_search", "_sent", "_spell_began", "_turns", "_unit",
+        "_random", "_resources", "_resumed_at", "_search", "_sent", "_spell", "_spell_began", "_turns", "_unit",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +136,8 @@ class AdaptiveLimiter:
         # A spell of refusals: since when, how often the one that went ahead was refused, and until when all wait. It
         # lasts until one that was sent after `_resumed_at` is let through.
         self._spell_began: float | None = None
+        self._is_outage = False
+        self._spell = 0.0  # how long the last one lasted
         self._backoff = 0
         self._paused_until = -inf
         self._resumed_at = -inf
@@ -403,7 +406,7 @@ class AdaptiveLimiter:
 
     def _since(self, instant: float) -> int:
         """How many requests in flight were sent from then on."""
-        return len(self._sent) - bisect_left(self._sent, instant - SAME)
+        return len(self._sent) - bisect_left(self._sent, instant - NEAR)
 
     def _land(self, sent_at: float | None, amount: float, now: float) -> float:
         """Strike a request from those in flight, and say when it was sent."""
@@ -411,7 +414,7 @@ class AdaptiveLimiter:
             index = 0
         else:
             sent_at = _arguments.number("sent_at", sent_at)
-            index = max(bisect_right(self._sent, sent_at + SAME) - 1, 0)
+            index = max(bisect_right(self._sent, sent_at + NEAR) - 1, 0)
         if index >= len(self._sent):
             return now if sent_at is None else min(sent_at, now)
         self._flying -= self._amounts.pop(index)
@@ -453,6 +456,8 @@ class AdaptiveLimiter:
             counts = seen.unit == self._unit and (self._resources is None or seen.resource in self._resources)
             if counts and (seen.remaining is not None or seen.used is not None):
                 quota = self._quota(seen.resource)
+                if status in REFUSALS and sent >= quota.more_at() - NEAR:
+                    quota.is_periodic = False
                 quota.observe(seen, sent, now, amount, self._flying)
                 if status in REFUSALS and quota.left == 0 and seen.reset_after:
                     stated = max(stated, min(seen.reset_after, self._max_pause))
@@ -462,11 +467,12 @@ class AdaptiveLimiter:
             self._pass(sent, now, amount)
 
     def _refuse(self, stated: float, is_outage: bool, sent: float, now: float) -> None:
-        is_straggler = sent < self._resumed_at - SAME
+        is_straggler = sent < self._resumed_at - NEAR
         if self._spell_began is None:
             if is_straggler:  # of a spell that is over
                 return
             self._spell_began = now
+            self._is_outage = is_outage
             self._backoff = 0
             if not is_outage and not any(quota.is_known(now) for quota in self._quotas.values()):
                 self._search.refused(now)
@@ -477,7 +483,7 @@ class AdaptiveLimiter:
             self._backoff += 1
         seconds = stated
         if seconds == 0:
-            first = max(2 * self._latency, FIRST_PAUSE)
+            first = max(2 * self._latency, FIRST_PAUSE, self._spell / 4)
             seconds = min(first * 2 ** min(self._backoff, 30), LONGEST_PAUSE, self._max_pause)
         until = now + min(seconds + min(self._jitter * seconds, MOST_JITTER) * self._random.random(), self._max_pause)
         if until > self._paused_until:
@@ -488,10 +494,10 @@ class AdaptiveLimiter:
                     quota.exhaust(now, until)
 
     def _pass(self, sent: float, now: float, amount: float) -> None:
-        if self._spell_began is not None and sent >= self._resumed_at - SAME:
-            length = min(self._ramp, now - self._spell_began)
-            if now - self._spell_began > 1:
-                self._search.restart(now)
+        if self._spell_began is not None and sent >= self._resumed_at - NEAR:
+            self._spell = now - self._spell_began
+            length = min(self._ramp, self._spell)
+            self._search.recovered(self._spell, length, self._is_outage, now)
             self._ramp_start, self._ramp_end = now, now + length
             self._pacer.next_at = -inf
             self._spell_began = None
@@ -499,7 +505,7 @@ class AdaptiveLimiter:
 
     def _ramp_rate(self, now: float) -> float:
         done = (now - self._ramp_start) / (self._ramp_end - self._ramp_start)
-        return max(self.rate * (0.2 + 0.8 * done), self._search.least)
+        return max(self.rate * (0.4 + 0.6 * done), self._search.least)
 
     def _tightest(self) -> Quota | None:
         with self._turns.lock:

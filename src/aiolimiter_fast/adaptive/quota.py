@@ -12,6 +12,10 @@ __all__ = ["Quota"]
 NO_RESET = 0.5
 # What servers round resets to, and a little more.
 ROUNDING = 1.05
+# Where parts of the quota came back so often in a row, it comes back all the time.
+RETURNS = 3
+# Instants that are nearer are the same one.
+SAME = 1e-9
 
 
 class Quota:
@@ -31,7 +35,7 @@ class Quota:
     """
 
     __slots__ = (
-        "_answered", "_base", "_base_at", "_max_pause", "_others", "limit", "left", "reset", "reset_at", "said", "seen", "window",
+        "_answered", "_base", "_base_at", "_max_pause", "_others", "_returns", "is_periodic", "limit", "left", "reset", "reset_at", "said", "seen", "window",
     )  # fmt: skip
 
     def __init__(self, max_pause: float, limit: float | None = None) -> None:
@@ -41,6 +45,8 @@ class Quota:
         self.reset: float | None = None
         self.reset_at: float | None = None
         self.window: float | None = None
+        self._returns = 0  # how often in a row a part of it had come back
+        self.is_periodic = True  # as far as is known, one window follows upon another
         self.said = -inf  # when that came on which `left` rests
         self.seen = -inf
         # What others take of it: what was left at some moment, and how many of our own were answered since.
@@ -64,32 +70,42 @@ class Quota:
         if self.left is not None and not is_newer:
             if remaining < self.left:
                 self.left, self.said = remaining, now
-                self._see_reset(seen, now, False)
+                self._see_reset(seen, sent, now, False, False)
             return
         if self.left is None or remaining > self.left or self._base_at == -inf:
             self._base, self._base_at, self._answered = remaining, now, 0.0
         elif now > self._base_at:
             others = max(self._base - remaining - self._answered - flying, 0.0) / (now - self._base_at)
             self._others += (others - self._others) * 0.3
+        rose = self.left is None or remaining > self.left
+        if self.left is not None and self.limit is not None and remaining > self.left - amount:
+            self._returns = self._returns + 1 if remaining < 0.8 * self.limit else 0
         self.left, self.said = remaining, now
-        self._see_reset(seen, now, True)
+        self._see_reset(seen, sent, now, True, rose)
 
-    def _see_reset(self, seen: Observation, now: float, is_newer: bool) -> None:
+    def _see_reset(self, seen: Observation, sent: float, now: float, is_newer: bool, rose: bool) -> None:
         if seen.reset_after is None:
             if is_newer:
                 self.reset = None
             return
         reset = now + seen.reset_after
+        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
         if seen.window is None and (self.window is None or seen.reset_after > self.window):
             self.window = max(seen.reset_after, 1e-3)
-        if self.reset is not None and self.reset > now:
+        is_new_window = rose and self.limit is not None and self.left is not None and self.left >= 0.8 * self.limit
+        if self.reset is not None and self.reset > now and not is_new_window:
             # The same window, told in whole seconds: each answer bounds its end from above.
-            is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
             if is_rounded and abs(reset - self.reset) <= ROUNDING:
                 self.reset = min(reset, self.reset)
                 return
             if not is_newer:
                 return
+        elif self.reset is not None and is_rounded and sent < self.reset and not rose:
+            return  # sent before the end of the window, answered there, arrived after it
+        elif self.reset is not None and is_rounded and seen.window and self.is_periodic:
+            following = self.reset + seen.window
+            if 0 < reset - following <= ROUNDING:
+                reset = following
         self.reset, self.reset_at = reset, seen.reset_at
 
     def exhaust(self, now: float, until: float) -> None:
@@ -129,10 +145,16 @@ class Quota:
         need = amount if self.limit is None else min(amount, self.limit)
         spare = self.left - flying
         if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
-            if not even or self.reset is None or self.reset <= now:
+            if not even or last == -inf:
                 return 0.0
-            gap = amount * (self.reset - last) / (spare + amount) if last > -inf else 0.0
+            if self._returns >= RETURNS and self.limit is not None and self.rate is not None:
+                # `reset` is always near there, and says little. Keep a little in hand.
+                gap = amount / self.rate / min(max(0.97 + spare / self.limit, 0.7), 1.5)
+            elif self.reset is None or self.reset <= now:
+                return 0.0
+            else:
+                gap = amount * (self.reset - last) / (spare + amount)
             return max(last + min(gap, self._max_pause) - now, 0.0)
-        if now < self.more_at():
+        if now < self.more_at() - SAME:
             return inf if flying and spare + flying >= need else self.more_at() - now
         return inf if since_reset else 0.0

@@ -51,9 +51,9 @@ class Response:
         self.now = now
         date = values.instant(self.text("date"))
         if date is not None and date > 0:
-            # It is truncated to the second. Within that second our clock is as good as the server's, and finer.
+            # It is truncated to the second, and a moment old. Where our clock agrees with it, that is finer.
             date += min(self.age, MAX_RESET)
-            self.now = now if date <= now < date + 1 else date
+            self.now = now if date <= now < date + 2 else date
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields

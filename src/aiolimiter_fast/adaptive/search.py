@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from math import exp, inf
 
 __all__ = ["Pacer", "Search"]
 
 # Seconds by which a late start may be made up for.
 LATENESS = 0.02
+# Seconds over which what is delivered just now is counted.
+RECENT = 1.0
+LONG = 10
+# Seconds. A longer spell says that a window's quota is used; a shorter one may be a Retry-After rounded up.
+SHORT = 1.5
 
 
 class Pacer:
@@ -36,7 +42,7 @@ class Search:
         bad: the rate at which refusals began, or None.
     """
 
-    __slots__ = ("_admitted", "_grown_at", "_mark", "_most", "_spell_at", "bad", "is_pressed", "least", "pacer", "rate")
+    __slots__ = ("_admitted", "_grown_at", "_mark", "_most", "_patience", "_recent", "_spell_at", "_spells", "bad", "is_pressed", "least", "pacer", "rate")
 
     def __init__(self, start: float, least: float, most: float) -> None:
         self.least = least
@@ -49,6 +55,9 @@ class Search:
         self._admitted = 0.0
         self._grown_at = -inf
         self._spell_at = -inf
+        self._spells = 0
+        self._patience = 1.0  # how dear a refusal is: the longer it keeps all waiting, the more slowly it is risked
+        self._recent: deque[tuple[int, float]] = deque()  # tenths of seconds, and what was admitted there
 
     def wait(self, now: float) -> float:
         seconds = self.pacer.next_at - now
@@ -64,7 +73,9 @@ class Search:
 
     def admitted(self, amount: float, now: float) -> None:
         """The server has admitted a request."""
-        self._admitted += amount
+        if self._mark is not None and now >= self._mark:
+            self._admitted += amount
+        self._count(amount, now)
         since = min(now - self._grown_at, 0.25)
         self._grown_at = now
         if not self.is_pressed or since <= 0:
@@ -73,33 +84,62 @@ class Search:
         if self.bad is None:
             self.rate *= 2 ** (2 * since)
         else:
-            near = 0.97 * self.bad
+            near = 0.95 * self.bad
             if self.rate < near:
                 self.rate += (near - self.rate) * (1 - exp(-since / 2))
-            quiet = min((now - self._spell_at) / 5, 7.0)
-            self.rate += 0.01 * self.bad * since * (1 + quiet * quiet)
+            quiet = min((now - self._spell_at) / (4 * self._patience), 7.0)
+            slope = 0.06 if self._spells == 1 else 0.01 / self._patience
+            self.rate += slope * self.bad * since * (1 + quiet * quiet)
             self.bad = max(self.bad, self.rate)
         self.rate = min(self.rate, self._most)
 
     def refused(self, now: float) -> None:
         """A spell of refusals has begun."""
-        mark = now if self._mark is None else self._mark
-        elapsed = now - mark
-        if elapsed < 1 and self.bad is not None:  # too short to have measured anything
-            self.bad, self.rate = self.rate, self.rate * 0.7
+        elapsed = 0.0 if self._mark is None else now - self._mark
+        self._spells += 1
+        if self.bad is None:  # while it doubles, the whole run says little
+            delivered = self._delivered(RECENT, now)
+            self.bad, self.rate = min(self.rate, delivered), min(0.85 * delivered, 0.9 * self.rate)
         else:
-            delivered = self._admitted / elapsed if elapsed > 0 else 0.0
-            if self.bad is None:  # while it doubles, what was delivered says little
-                self.bad, self.rate = self.rate, min(max(delivered, self.rate / 2), self.rate * 0.9)
+            # Never far below what was delivered in the long run: refusals may cluster, where a window was filled fast.
+            floor = min(0.7 * self._delivered(LONG, now), 0.9 * self.rate)
+            if elapsed < 1:  # too short to have measured anything
+                share = 0.88 if self.rate >= 0.9 * self.bad else 0.7  # where it was expected, or not
+                self.bad, self.rate = self.rate, max(share * self.rate, floor)
             else:
-                self.bad = min(self.rate, max(1.25 * delivered, self.least))
-                self.rate = min(max(0.93 * delivered, 0.88 * self.bad), 0.95 * self.bad)
+                delivered = self._admitted / elapsed
+                self.bad = min(self.rate, max(1.25 * delivered, floor))
+                self.rate = max(min(max(0.93 * delivered, 0.88 * self.bad), 0.95 * self.bad), floor)
+        if elapsed >= 1 or self._spells == 1:
             self._mark, self._admitted = now, 0.0
         self.rate = max(self.rate, self.least)
         self.bad = max(self.bad, self.rate)
         self._spell_at = self._grown_at = now
 
-    def restart(self, now: float) -> None:
-        """What came until now, an outage for one, tells nothing of the rate."""
-        self._mark = self._grown_at = now
-        self._admitted = 0.0
+    def recovered(self, spell: float, ramp: float, was_outage: bool, now: float) -> None:
+        """Requests are let through again, after `spell` seconds, and for `ramp` seconds more slowly.
+
+        An outage tells nothing of the rate. A short spell does not either, but one that lasts may be the rest of a
+        window whose quota is used: that time belongs to what was delivered in it.
+        """
+        self._grown_at = self._spell_at = now
+        if was_outage or spell <= SHORT:
+            self._mark, self._admitted = now + ramp, 0.0
+        self._patience = max(1.0, 5 * spell) if not was_outage else self._patience
+
+    def _count(self, amount: float, now: float) -> None:
+        tenth = int(now * 10)
+        if self._recent and self._recent[-1][0] == tenth:
+            self._recent[-1] = (tenth, self._recent[-1][1] + amount)
+        else:
+            self._recent.append((tenth, amount))
+        while self._recent[0][0] < tenth - LONG * 10:
+            self._recent.popleft()
+
+    def _delivered(self, seconds: float, now: float) -> float:
+        """Permits per second that the server admitted in the last seconds, or since the first, if that is shorter."""
+        if not self._recent:
+            return 0.0
+        first = max(now - seconds, self._recent[0][0] / 10)
+        admitted = sum(amount for tenth, amount in self._recent if tenth >= first * 10 - 1)
+        return admitted / max(now - first, 0.1)
