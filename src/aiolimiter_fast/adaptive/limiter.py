@@ -474,7 +474,9 @@ class AdaptiveLimiter:
             self._spell_began = now
             self._is_outage = is_outage
             self._backoff = 0
-            if not is_outage and not any(quota.is_known(now) for quota in self._quotas.values()):
+            if is_outage:
+                self._search.interrupted(now)
+            elif not any(quota.is_known(now) for quota in self._quotas.values()):
                 self._search.refused(now)
         elif is_straggler:
             if stated == 0:

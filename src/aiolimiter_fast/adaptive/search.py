@@ -87,9 +87,9 @@ class Search:
             near = 0.95 * self.bad
             if self.rate < near:
                 self.rate += (near - self.rate) * (1 - exp(-since / 2))
-            quiet = min((now - self._spell_at) / (4 * self._patience), 7.0)
+            quiet = min((now - self._spell_at) / (4 * min(self._patience, 2.0)), 7.0)
             slope = 0.06 if self._spells == 1 else 0.01 / self._patience
-            self.rate += slope * self.bad * since * (1 + quiet * quiet)
+            self.rate += (slope + 0.01 * quiet * quiet) * self.bad * since
             self.bad = max(self.bad, self.rate)
         self.rate = min(self.rate, self._most)
 
@@ -115,6 +115,10 @@ class Search:
         self.rate = max(self.rate, self.least)
         self.bad = max(self.bad, self.rate)
         self._spell_at = self._grown_at = now
+
+    def interrupted(self, now: float) -> None:
+        """An outage has begun: what was delivered before it is what will be ventured after it."""
+        self.rate = max(min(self.rate, self._delivered(LONG, now)), self.least)
 
     def recovered(self, spell: float, ramp: float, was_outage: bool, now: float) -> None:
         """Requests are let through again, after `spell` seconds, and for `ramp` seconds more slowly.
