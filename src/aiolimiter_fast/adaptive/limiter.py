@@ -449,7 +449,8 @@ class AdaptiveLimiter:
 
     def _learn(self, found: Iterable[Observation], status: int, sent: float, now: float, amount: float) -> None:
         stated = 0.0
-        quota = None
+        for known in self._quotas.values():
+            known.unsaid += 1
         for seen in found:
             if seen.pause_for is not None:
                 stated = max(stated, min(seen.pause_for, self._max_pause))

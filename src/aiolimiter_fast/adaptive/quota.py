@@ -10,6 +10,8 @@ __all__ = ["Quota"]
 
 # Seconds until it is worth asking a server that does not say when there is more.
 NO_RESET = 0.5
+# After so many responses, and a minute, without a word a quota is forgotten.
+UNSAID = 20
 # What servers round resets to, and a little more.
 ROUNDING = 1.05
 # Where parts of the quota came back so often in a row, it comes back all the time.
@@ -35,7 +37,7 @@ class Quota:
     """
 
     __slots__ = (
-        "_answered", "_base", "_base_at", "_max_pause", "_others", "_returns", "is_periodic", "limit", "left", "reset", "reset_at", "said", "seen", "window",
+        "_answered", "_base", "_base_at", "_max_pause", "_others", "_returns", "is_periodic", "limit", "left", "reset", "reset_at", "said", "seen", "unsaid", "window",
     )  # fmt: skip
 
     def __init__(self, max_pause: float, limit: float | None = None) -> None:
@@ -49,6 +51,7 @@ class Quota:
         self.is_periodic = True  # as far as is known, one window follows upon another
         self.said = -inf  # when that came on which `left` rests
         self.seen = -inf
+        self.unsaid = 0  # responses since then that said nothing of it
         # What others take of it: what was left at some moment, and how many of our own were answered since.
         self._base = self._answered = self._others = 0.0
         self._base_at = -inf
@@ -64,7 +67,7 @@ class Quota:
             self.window = seen.window
         if remaining is None:
             return
-        self.seen = now
+        self.seen, self.unsaid = now, 0
         self._answered += amount
         is_newer = sent >= self.said
         if self.left is not None and not is_newer:
@@ -115,8 +118,10 @@ class Quota:
             self.reset = until
 
     def is_known(self, now: float) -> bool:
-        """Whether what was said is still worth something."""
-        return self.left is not None and now - self.seen <= max(60.0, 2 * (self.window or 0.0))
+        """Whether what was said is still worth something: the server may have ceased to speak of it."""
+        if self.left is None:
+            return False
+        return self.unsaid < UNSAID or now - self.seen <= max(60.0, 2 * (self.window or 0.0))
 
     @property
     def rate(self) -> float | None:
@@ -149,7 +154,7 @@ class Quota:
                 return 0.0
             if self._returns >= RETURNS and self.limit is not None and self.rate is not None:
                 # `reset` is always near there, and says little. Keep a little in hand.
-                gap = amount / self.rate / min(max(0.97 + spare / self.limit, 0.7), 1.5)
+                gap = amount / self.rate / min(max(0.97 + 3 * spare / self.limit, 0.7), 1.5)
             elif self.reset is None or self.reset <= now:
                 return 0.0
             else:

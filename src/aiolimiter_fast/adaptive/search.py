@@ -12,6 +12,8 @@ LATENESS = 0.02
 # Seconds over which what is delivered just now is counted.
 RECENT = 1.0
 LONG = 10
+# Fewer permits than that tell nothing.
+FEW = 10
 # Seconds. A longer spell says that a window's quota is used; a shorter one may be a Retry-After rounded up.
 SHORT = 1.5
 
@@ -82,9 +84,9 @@ class Search:
             return
         self.is_pressed = False
         if self.bad is None:
-            self.rate *= 2 ** (2 * since)
+            self.rate *= 2 ** (2.5 * since)
         else:
-            near = 0.95 * self.bad
+            near = 0.96 * self.bad
             if self.rate < near:
                 self.rate += (near - self.rate) * (1 - exp(-since / 2))
             quiet = min((now - self._spell_at) / (4 * min(self._patience, 2.0)), 7.0)
@@ -99,6 +101,8 @@ class Search:
         self._spells += 1
         if self.bad is None:  # while it doubles, the whole run says little
             delivered = self._delivered(RECENT, now)
+            if sum(amount for _, amount in self._recent) < FEW:
+                delivered = max(delivered, 0.25 * self.rate)
             self.bad, self.rate = min(self.rate, delivered), min(0.85 * delivered, 0.9 * self.rate)
         else:
             # Never far below what was delivered in the long run: refusals may cluster, where a window was filled fast.
@@ -118,7 +122,8 @@ class Search:
 
     def interrupted(self, now: float) -> None:
         """An outage has begun: what was delivered before it is what will be ventured after it."""
-        self.rate = max(min(self.rate, self._delivered(LONG, now)), self.least)
+        if self._recent:
+            self.rate = max(min(self.rate, self._delivered(LONG, now)), self.least)
 
     def recovered(self, spell: float, ramp: float, was_outage: bool, now: float) -> None:
         """Requests are let through again, after `spell` seconds, and for `ramp` seconds more slowly.
