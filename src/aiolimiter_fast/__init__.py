@@ -37,6 +37,7 @@ if _TYPE_CHECKING:
     )
     from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
+    from aiolimiter_fast.resilience import CircuitBreaker
     from aiolimiter_fast.utils import id_generator, validate_rate_list
 
 # What is loaded when it is first asked for, by module: those who only want AsyncLimiter do not pay for it.
@@ -53,13 +54,14 @@ _LAZY = {
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
+    "resilience": ("CircuitBreaker",),
     "utils": ("id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "AdaptiveLimiter", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
-    "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
+    "BucketFactory", "CircuitBreaker", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
     "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
     "MultiprocessBucket", "MultiprocessStateStore", "Observation", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
     "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
