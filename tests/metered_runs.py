@@ -65,7 +65,7 @@ async def _run(
         running: list[asyncio.Task[Any]] = [asyncio.create_task(client()) for _ in range(tasks)]
         if another_every:
             running.append(asyncio.create_task(another()))
-        with mock.patch("time.time", lambda: EPOCH + now()):
+        with mock.patch("time.time", side_effect=lambda: EPOCH + now()):
             await clock.run(seconds)
         for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The adaptive limiter against servers that meter as real ones do: how much of the quota it uses, and what is refused."""
+"""The adaptive limiter against servers that meter as real ones do: what it uses of the quota, and what is refused."""
 
 from __future__ import annotations
 

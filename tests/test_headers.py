@@ -24,7 +24,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], int, list[dict[str, Any]]]] = {
         200,
         [
             {"limit": 100, "remaining": 50, "reset_after": 30, "window": 60, "resource": "burst", "dialect": "ietf"},
-            {"limit": 1000, "remaining": 900, "reset_after": 3600, "window": 86400, "resource": "daily", "dialect": "ietf"},
+            {"limit": 1000, "remaining": 900, "reset_after": 3600, "window": 86400, "resource": "daily",
+             "dialect": "ietf"},
         ],
     ),
     "IETF draft 10, bytes": (
@@ -218,8 +219,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], int, list[dict[str, Any]]]] = {
     "Binance": (
         {"X-MBX-USED-WEIGHT": "12", "X-MBX-USED-WEIGHT-1M": "12", "X-MBX-ORDER-COUNT-10S": "1"}, 200,
         [
-            {"used": 12, "reset_after": 60, "window": 60, "resource": "used-weight-1m", "unit": "weight", "dialect": "binance"},
-            {"used": 1, "reset_after": 10, "window": 10, "resource": "order-count-10s", "unit": "orders", "dialect": "binance"},
+            {"used": 12, "reset_after": 60, "window": 60, "resource": "used-weight-1m", "unit": "weight",
+             "dialect": "binance"},
+            {"used": 1, "reset_after": 10, "window": 10, "resource": "order-count-10s", "unit": "orders",
+             "dialect": "binance"},
         ],
     ),
     "Binance, banned": ({"Retry-After": "120"}, 418, [{"pause_for": 120, "dialect": "retry-after"}]),

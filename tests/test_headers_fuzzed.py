@@ -16,7 +16,7 @@ STATUSES = st.sampled_from([0, 200, 301, 403, 418, 429, 500, 503, -1, 10**9])
 NAMES = sorted({name for headers, _, _ in EXAMPLES.values() for name in headers} | {"Date", "Age"})
 VALUES = sorted({value for headers, _, _ in EXAMPLES.values() for value in headers.values()})
 PIECES = st.sampled_from(
-    ["-", "+", ".", ",", ";", "=", '"', "\\", " ", "e308", "NaN", "inf", "0", "9" * 25, "9" * 10_000, "1e9", "ms", "m", "h",
+    ["-", "+", ".", ",", ";", "=", '"', "\\", " ", "e308", "NaN", "inf", "0", "9" * 25, "9" * 10_000, "1e9", "ms", "h",
      "GMT", "Z", "-99:99", "T", ":", "/", "\x00", "\n", "é", "٣", "²", "w=", "q=", "r=", "t=", "9999", "0000", "1969"]
 )  # fmt: skip
 
@@ -24,11 +24,13 @@ PIECES = st.sampled_from(
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
     """A real value in which something was cut, inserted, doubled or replaced."""
-    text = draw(st.sampled_from(VALUES))
+    text: str = draw(st.sampled_from(VALUES))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(text)))
         end = draw(st.integers(start, len(text)))
-        text = text[:start] + draw(st.sampled_from(["", text[start:end] * 2]) | PIECES | st.text(max_size=3)) + text[end:]
+        text = (
+            text[:start] + draw(st.sampled_from(["", text[start:end] * 2]) | PIECES | st.text(max_size=3)) + text[end:]
+        )
     return text
 
 
@@ -43,7 +45,7 @@ def check(headers: Any, status: int, now: float) -> None:
             assert value is None or (isfinite(value) and value >= 0), (name, value)
         assert seen.pause_for is None or seen.pause_for <= 300
         assert seen.reset_after is None or seen.reset_after <= MAX_RESET
-        assert seen.window is None or 0 < seen.window
+        assert seen.window is None or seen.window > 0
         if seen.limit is not None and seen.remaining is not None:
             assert seen.remaining <= seen.limit or seen.dialect in ("github", "discord")
 

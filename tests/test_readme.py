@@ -8,22 +8,29 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiolimiter_fast import InMemoryBucket, Limiter
+from aiolimiter_fast import AdaptiveLimiter, CircuitBreaker, InMemoryBucket, Limiter, Observation
+from aiolimiter_fast.adaptive import parse
+from aiolimiter_fast.resilience import RetryBudget, retry_options
 from aiolimiter_fast.testing import ManualClock
 
 ROOT = Path(__file__).parent.parent
 
 
 # Public names whose docstring has an example.
-DOCUMENTED = (ManualClock, InMemoryBucket, Limiter)
+DOCUMENTED = (
+    ManualClock, InMemoryBucket, Limiter, AdaptiveLimiter, Observation, parse, CircuitBreaker, RetryBudget,
+    retry_options,
+)  # fmt: skip
 
 
 def examples() -> dict[str, str]:
     found = {}
-    for subject in DOCUMENTED:
+    subjects: tuple[Any, ...] = DOCUMENTED
+    for subject in subjects:
         docstring = inspect.getdoc(subject) or ""
         found[subject.__name__] = textwrap.dedent(docstring.partition("Example:\n")[2])
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

@@ -188,7 +188,14 @@ async def test_what_began_before_it_opened_says_nothing_after(clock: ManualClock
 
 @pytest.mark.parametrize(
     ("options", "status", "opens"),
-    [({}, 500, True), ({}, 503, True), ({}, 429, False), ({}, 404, False), ({}, 200, False), ({"count_429": True}, 429, True)],
+    [
+        ({}, 500, True),
+        ({}, 503, True),
+        ({}, 429, False),
+        ({}, 404, False),
+        ({}, 200, False),
+        ({"count_429": True}, 429, True),
+    ],
 )
 async def test_which_responses_count(clock: ManualClock, options: Any, status: int, opens: bool) -> None:
     breaker = CircuitBreaker(1, **options)
@@ -312,12 +319,12 @@ def failing_now() -> None:
 @pytest.mark.parametrize("kind", ["pybreaker", "circuitbreaker", "by key"])
 async def test_the_breakers_of_other_libraries_are_accepted(kind: str) -> None:
     found: dict[Any, Any] = {}
-    other: Any = {
+    makers: dict[str, Any] = {
         "pybreaker": lambda: pybreaker.CircuitBreaker(fail_max=2),
         "circuitbreaker": lambda: OtherBreaker(failure_threshold=2, name="theirs"),
         "by key": lambda: lambda key: found.setdefault(key, OtherBreaker(failure_threshold=2, name=key)),
-    }[kind]()
-    breaker = as_breaker(other)
+    }
+    breaker = as_breaker(makers[kind]())
     with pytest.raises(Failure):
         breaker.call(failing_now, key="a")
     with pytest.raises((Failure, pybreaker.CircuitBreakerError)):

@@ -107,7 +107,13 @@ def test_a_method_that_the_outcome_does_not_tell_can_be_stated() -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "failed"),
-    [(httpx.Response(500), True), (httpx.Response(429), False), (httpx.ReadTimeout(""), True), (KeyError(), False), (3, False)],
+    [
+        (httpx.Response(500), True),
+        (httpx.Response(429), False),
+        (httpx.ReadTimeout(""), True),
+        (KeyError(), False),
+        (3, False),
+    ],
 )
 def test_what_speaks_against_a_server(outcome: Any, failed: bool) -> None:
     assert is_failure(outcome) is failed
@@ -125,7 +131,9 @@ def state(outcome: Any, attempt: int = 1) -> tenacity.RetryCallState:
 
 
 def refusal(status: int = 503, **headers: str) -> httpx.Response:
-    return httpx.Response(status, headers={name.replace("_", "-"): value for name, value in headers.items()}, request=GET)
+    return httpx.Response(
+        status, headers={name.replace("_", "-"): value for name, value in headers.items()}, request=GET
+    )
 
 
 def test_it_waits_as_long_as_the_response_says_and_a_little_longer() -> None:
@@ -138,7 +146,9 @@ def test_it_waits_as_long_as_the_response_says_and_a_little_longer() -> None:
     assert 20 <= seconds <= 22
 
 
-@given(st.text(max_size=30) | st.sampled_from(["1e308", "9" * 300, "NaN", "-1", "Fri, 31 Dec 9999 23:59:59 GMT", "1e9"]))
+@given(
+    st.text(max_size=30) | st.sampled_from(["1e308", "9" * 300, "NaN", "-1", "Fri, 31 Dec 9999 23:59:59 GMT", "1e9"])
+)
 def test_whatever_the_response_says_the_wait_is_bounded(said: str) -> None:
     response = SimpleNamespace(status=429, headers={"Retry-After": said})
     for attempt in (1, 5, 10_000):
@@ -164,7 +174,8 @@ def test_further_statuses_and_a_word_of_the_users_own() -> None:
 async def test_each_attempt_takes_a_permit_of_its_own(clock: ManualClock) -> None:
     limiter = AsyncLimiter(1, 10)
     sent = []
-    answers = [refusal(Retry_After="1"), ConnectionRefusedError(), httpx.Response(200, request=GET)]
+    answers: list[httpx.Response | Exception] = [refusal(Retry_After="1"), ConnectionRefusedError()]
+    answers.append(httpx.Response(200, request=GET))
 
     async def send() -> httpx.Response:
         await limiter.acquire()
@@ -175,7 +186,7 @@ async def test_each_attempt_takes_a_permit_of_its_own(clock: ManualClock) -> Non
         return answer
 
     retrying = tenacity.AsyncRetrying(**retry_options())
-    task = asyncio.create_task(retrying(send))
+    task: asyncio.Task[httpx.Response] = asyncio.create_task(retrying(send))
     await clock.run(30)
     assert (await task).status_code == 200
     assert sent == [pytest.approx(0), pytest.approx(10), pytest.approx(20)]
@@ -188,7 +199,8 @@ async def test_cancelled_while_it_waits_it_does_not_try_again(clock: ManualClock
         sent.append(1)
         return refusal(Retry_After="10")
 
-    task = asyncio.create_task(tenacity.AsyncRetrying(**retry_options())(send))
+    retrying = tenacity.AsyncRetrying(**retry_options())
+    task: asyncio.Task[httpx.Response] = asyncio.create_task(retrying(send))
     await clock.run(5)
     task.cancel()
     await clock.run(60)

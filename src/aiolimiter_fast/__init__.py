@@ -60,12 +60,12 @@ _LAZY = {
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "AdaptiveLimiter", "Algorithm", "AsyncLimiter", "BucketAsyncWrapper",
-    "BucketFactory", "CircuitBreaker", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
-    "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
-    "MultiprocessBucket", "MultiprocessStateStore", "Observation", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
-    "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
-    "limiter_factory", "validate_rate_list",
+    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "AdaptiveLimiter", "Algorithm", "AsyncLimiter",
+    "BucketAsyncWrapper", "BucketFactory", "CircuitBreaker", "Counters", "Decision", "Duration", "FixedWindow",
+    "InMemoryBucket", "InMemoryStateStore", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm",
+    "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "Observation", "Rate",
+    "RateItem", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore",
+    "TokenBucket", "WallClock", "__version__", "id_generator", "install", "limiter_factory", "validate_rate_list",
 ]  # fmt: skip
 
 

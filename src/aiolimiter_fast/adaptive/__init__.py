@@ -5,4 +5,14 @@ from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter, Call
 from aiolimiter_fast.adaptive.observation import Observation
 from aiolimiter_fast.adaptive.response import MAX_PAUSE, Response, parse, register, unregister
 
-__all__ = ["MAX_PAUSE", "AdaptiveLimiter", "Call", "Observation", "Response", "dialects", "parse", "register", "unregister"]
+__all__ = [
+    "MAX_PAUSE",
+    "AdaptiveLimiter",
+    "Call",
+    "Observation",
+    "Response",
+    "dialects",
+    "parse",
+    "register",
+    "unregister",
+]

@@ -72,16 +72,17 @@ class AdaptiveLimiter:
         async def main():
             async with limiter.call() as call:
                 # response = await client.get(...); call.observe(response)
-                call.observe({"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "99", "X-RateLimit-Reset": "60"}, 200)
-            assert (limiter.limit, limiter.remaining) == (100, 99)
+                call.observe({"RateLimit": '"default";r=99;t=60'}, 200)
+            assert limiter.remaining == 99
 
         asyncio.run(main())
     """
 
     __slots__ = (
-        "__weakref__", "_amounts", "_backoff", "_ceiling", "_even", "_flight_timeout", "_flying", "_is_outage", "_jitter", "_last",
-        "_latency", "_limit", "_max_pause", "_pacer", "_paused_until", "_quotas", "_ramp", "_ramp_end", "_ramp_start",
-        "_random", "_resources", "_resumed_at", "_search", "_sent", "_spell", "_spell_began", "_turns", "_unit",
+        "__weakref__", "_amounts", "_backoff", "_ceiling", "_even", "_flight_timeout", "_flying", "_is_outage",
+        "_jitter", "_last", "_latency", "_limit", "_max_pause", "_pacer", "_paused_until", "_quotas", "_ramp",
+        "_ramp_end", "_ramp_start", "_random", "_resources", "_resumed_at", "_search", "_sent", "_spell",
+        "_spell_began", "_turns", "_unit",
     )  # fmt: skip
 
     def __init__(

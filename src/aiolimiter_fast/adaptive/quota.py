@@ -37,7 +37,21 @@ class Quota:
     """
 
     __slots__ = (
-        "_answered", "_base", "_base_at", "_max_pause", "_others", "_returns", "is_periodic", "limit", "left", "reset", "reset_at", "said", "seen", "unsaid", "window",
+        "_answered",
+        "_base",
+        "_base_at",
+        "_max_pause",
+        "_others",
+        "_returns",
+        "is_periodic",
+        "left",
+        "limit",
+        "reset",
+        "reset_at",
+        "said",
+        "seen",
+        "unsaid",
+        "window",
     )  # fmt: skip
 
     def __init__(self, max_pause: float, limit: float | None = None) -> None:

@@ -183,7 +183,7 @@ def _pairs(headers: Any) -> Iterable[tuple[str, str]]:
     """Names in lower case and values, of whatever there is that looks like headers."""
     several = getattr(headers, "multi_items", None)  # httpx
     if callable(several):
-        items = several()
+        items: Any = several()
     elif isinstance(headers, Mapping) or hasattr(headers, "items"):
         items = headers.items()
     else:

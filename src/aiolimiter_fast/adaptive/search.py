@@ -44,7 +44,21 @@ class Search:
         bad: the rate at which refusals began, or None.
     """
 
-    __slots__ = ("_admitted", "_grown_at", "_mark", "_most", "_patience", "_recent", "_spell_at", "_spells", "bad", "is_pressed", "least", "pacer", "rate")
+    __slots__ = (
+        "_admitted",
+        "_grown_at",
+        "_mark",
+        "_most",
+        "_patience",
+        "_recent",
+        "_spell_at",
+        "_spells",
+        "bad",
+        "is_pressed",
+        "least",
+        "pacer",
+        "rate",
+    )
 
     def __init__(self, start: float, least: float, most: float) -> None:
         self.least = least

@@ -18,11 +18,13 @@ class Breaker(Protocol):
 
     def call(self, function: Callable[..., T], /, *args: Any, key: Hashable = None, **kwargs: Any) -> T:
         """Call a function unless the breaker is open."""
+        ...
 
     async def call_async(
         self, function: Callable[..., Awaitable[T]], /, *args: Any, key: Hashable = None, **kwargs: Any
     ) -> T:
         """Await a function's call unless the breaker is open."""
+        ...
 
 
 class Adapter:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from math import inf
 from typing import Any, Literal, TypeVar
 
+from typing_extensions import Self
+
 from aiolimiter_fast import _arguments
 from aiolimiter_fast._waiting.asyncio import running_loop
 from aiolimiter_fast.errors import CircuitOpen
@@ -74,8 +76,8 @@ class CircuitBreaker:
         max_keys: for how many keys the state is kept; of more, that which was used longest ago and is closed goes.
 
     While it is open a call raises CircuitOpen at once: put it outside of the limiter, and no permit is spent. After
-    `open_for` seconds exactly one call is let through: if it succeeds the breaker closes, if it fails it opens anew, and
-    if it is cancelled the next is let through. What was cancelled is no failure, and no success. What began before a
+    `open_for` seconds exactly one call is let through: if it succeeds the breaker closes, if it fails it opens anew, if
+    it is cancelled the next is let through. What was cancelled is no failure, and no success. What began before a
     change of state says nothing after it.
 
     Raises ValueError or TypeError, naming argument, value and bound.
@@ -100,7 +102,8 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "__weakref__", "_calls", "_circuits", "_counts", "_failures", "_lock", "_max_keys", "_open_for", "_share", "_slice",
+        "__weakref__", "_calls", "_circuits", "_counts", "_failures", "_lock", "_max_keys", "_open_for",
+        "_share", "_slice",
     )  # fmt: skip
 
     def __init__(
@@ -264,7 +267,7 @@ class Passage:
         self._failed = self._breaker._counts(outcome)
         return outcome
 
-    def __enter__(self) -> Passage:
+    def __enter__(self) -> Self:
         self._circuit, self._generation = self._breaker._enter(self._key)
         self._failed = None
         return self
@@ -285,7 +288,7 @@ class Passage:
         finally:
             self._breaker._leave(circuit, self._generation, failed)
 
-    async def __aenter__(self) -> Passage:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:

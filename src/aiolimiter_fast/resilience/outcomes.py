@@ -36,7 +36,12 @@ NEVER_SENT = frozenset(
 )  # fmt: skip
 # What another attempt does not mend.
 LASTING = frozenset(
-    (("ssl", "SSLCertVerificationError"), ("aiohttp", "ClientSSLError"), ("requests", "SSLError"), ("aiohttp", "InvalidURL"))
+    (
+        ("ssl", "SSLCertVerificationError"),
+        ("aiohttp", "ClientSSLError"),
+        ("requests", "SSLError"),
+        ("aiohttp", "InvalidURL"),
+    )
 )
 # How many exceptions, one the cause of the other, are looked at.
 DEPTH = 10

@@ -141,10 +141,7 @@ def retry_options(
         retrying = Retrying(**retry_options(attempts=3, max_wait=10))
         assert retrying(lambda: "done") == "done"
     """
-    if not isinstance(attempts, int) or isinstance(attempts, bool):
-        raise TypeError(f"attempts must be a whole number, got {attempts!r}")
-    if attempts < 1:
-        raise ValueError(f"attempts must be at least 1, got {attempts!r}")
+    _whole("attempts", attempts)
     stops: list[Any] = [stop_after_attempt(attempts), stop_before_delay(_positive("max_time", max_time))]
     options: dict[str, Any] = {
         "wait": wait_as_told(max_wait, first),
@@ -168,3 +165,10 @@ def _positive(name: str, value: object) -> float:
     if result <= 0:
         raise ValueError(f"{name} must be positive, got {value!r}")
     return result
+
+
+def _whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")

@@ -1,8 +1,8 @@
 """RateLimit and RateLimit-Policy: draft-ietf-httpapi-ratelimit-headers, the drafts from 08 on, 07, and before.
 
-    from 08     RateLimit: "default";r=50;t=30            RateLimit-Policy: "default";q=100;w=60
-    07          RateLimit: limit=100, remaining=50, reset=30        RateLimit-Policy: 100;w=60
-    up to 06    RateLimit-Limit: 100, 100;w=60      RateLimit-Remaining: 50      RateLimit-Reset: 30
+from 08     RateLimit: "default";r=50;t=30            RateLimit-Policy: "default";q=100;w=60
+07          RateLimit: limit=100, remaining=50, reset=30        RateLimit-Policy: 100;w=60
+up to 06    RateLimit-Limit: 100, 100;w=60      RateLimit-Remaining: 50      RateLimit-Reset: 30
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ __all__ = ["Policy", "ietf", "policies", "triple"]
 
 # A structured-field item with parameters, so far as these headers have any: a string, token or number; `;key=value`.
 _BARE = r'"(?:[^"\\]|\\.){0,200}"|:[A-Za-z0-9+/=]{0,200}:|[^\s",;=]{1,200}'
-_MEMBER = re.compile(rf"\s*({_BARE})(?:=({_BARE}))?((?:\s*;\s*[a-z*][a-z0-9_.*-]{{0,60}}(?:=(?:{_BARE}))?){{0,20}})\s*(?:,|$)")
+_MEMBER = re.compile(
+    rf"\s*({_BARE})(?:=({_BARE}))?((?:\s*;\s*[a-z*][a-z0-9_.*-]{{0,60}}(?:=(?:{_BARE}))?){{0,20}})\s*(?:,|$)"
+)
 _PARAMETER = re.compile(rf";\s*([a-z*][a-z0-9_.*-]{{0,60}})(?:=({_BARE}))?")
 MEMBERS = 50
 
@@ -55,7 +57,7 @@ def members(texts: list[str]) -> Iterator[Member]:
 
 def policies(texts: list[str]) -> dict[str, Policy]:
     """The quotas of a RateLimit-Policy by name; before draft 08 a policy's name is its limit."""
-    found = {}
+    found: dict[str, Policy] = {}
     for name, _, parameters in members(texts):
         limit = values.count(parameters.get("q", name))
         window = values.number(parameters.get("w", parameters.get("window", "")))
@@ -92,10 +94,8 @@ def ietf(response: Response) -> Iterator[Observation]:
         if remaining is None:
             continue
         reset_after, reset_at = response.until(parameters.get("t", ""))
-        policy = known.get(name)
-        if policy is None:
-            policy = Policy(values.count(parameters.get("l", parameters.get("q", ""))), None, "requests")
-        yield _observation(policy, remaining, reset_after, reset_at, name, "ietf")
+        unnamed = Policy(values.count(parameters.get("l", parameters.get("q", ""))), None, "requests")
+        yield _observation(known.get(name, unnamed), remaining, reset_after, reset_at, name, "ietf")
 
 
 def triple(response: Response) -> Iterator[Observation]:
@@ -104,7 +104,10 @@ def triple(response: Response) -> Iterator[Observation]:
     if remaining is None:
         return
     known = policies(response.texts("ratelimit-policy")) or policies(response.texts("ratelimit-limit"))
-    if limit is not None and (first := values.count(values.whole_list(response.texts("ratelimit-limit"))[0])) is not None:
+    if (
+        limit is not None
+        and (first := values.count(values.whole_list(response.texts("ratelimit-limit"))[0])) is not None
+    ):
         limit = first  # what follows are policies
     reset_after, reset_at = response.latest("ratelimit-reset")
     yield _observation(_only(known, limit), remaining, reset_after, reset_at, "", "ratelimit-triple")

@@ -19,9 +19,7 @@ def shopify(response: Response) -> Iterator[Observation]:
             level, slash, capacity = text.partition("/")
             used, limit = values.count(level), values.count(capacity)
             if slash and used is not None and limit is not None:
-                yield Observation(
-                    limit=limit, remaining=max(limit - used, 0.0), used=used, dialect="shopify"
-                )
+                yield Observation(limit=limit, remaining=max(limit - used, 0.0), used=used, dialect="shopify")
                 return
 
 

@@ -93,7 +93,13 @@ def _rows(response: Response, prefix: str) -> Iterator[Observation]:
         return
     name = prefix + "reset-after" if prefix + "reset-after" in response else prefix + "reset"
     yield from _row(
-        response, response.least(prefix + "remaining"), response.least(prefix + "limit"), response.latest(name), known, "", used
+        response,
+        response.least(prefix + "remaining"),
+        response.least(prefix + "limit"),
+        response.latest(name),
+        known,
+        "",
+        used,
     )
 
 
