@@ -491,6 +491,9 @@ def test_a_limiter_as_the_ceiling() -> None:
     assert limiter.wait_time() > 3000
     with pytest.raises(ValueError, match="whole number"):
         limiter.try_acquire(0.5)
+    with pytest.raises(ValueError, match="never"):
+        limiter.acquire_blocking(4)
+    assert limiter.waiting == 0
 
 
 # Threads.
@@ -574,6 +577,18 @@ def test_a_waiter_whose_loop_was_closed_holds_up_nobody() -> None:
     assert limiter.try_acquire()
     task.get_coro().close()
     task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+async def test_in_a_forked_child_nobody_waits_behind_the_parents_threads(clock: ManualClock) -> None:
+    limiter = quick()
+    limiter.sync(limit=10, remaining=0, reset=10)
+    waiting = asyncio.create_task(limiter.acquire())
+    await clock.settle()
+    limiter._turns._pid -= 1  # what a child finds
+    await clock.run(5)
+    limiter.sync(limit=10, remaining=1, reset=10)
+    assert limiter.try_acquire()
+    waiting.cancel()
 
 
 def test_with_blocks_take_permits() -> None:

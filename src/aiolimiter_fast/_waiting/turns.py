@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._waiting.asyncio import running_loop
 
 __all__ = ["Turns"]
@@ -83,10 +85,11 @@ class Turns:
     one who is gone.
     """
 
-    __slots__ = ("_line", "lock")
+    __slots__ = ("_line", "_pid", "lock")
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = deciding
+        self._pid = os.getpid()
         self._line: OrderedDict[TaskTurn | ThreadTurn, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -95,6 +98,7 @@ class Turns:
     def at_once(self, decide: Callable[[], float]) -> bool:
         """Take if nobody waits and there is something."""
         with self.lock:
+            self._leave_parents()
             return not self._line and decide() == 0
 
     async def wait_task(self, decide: Callable[[], float], timeout: float | None, time: Callable[[], float]) -> bool:
@@ -142,6 +146,7 @@ class Turns:
         """0 if it was taken, and the turn is over; else how long to sleep, None until somebody wakes it."""
         with self.lock:
             turn.renew()
+            self._leave_parents()
             self._line.setdefault(turn)
             if next(iter(self._line)) is not turn:
                 return None
@@ -149,6 +154,12 @@ class Turns:
             if seconds == 0:
                 self._leave(turn)
             return seconds
+
+    def _leave_parents(self) -> None:
+        """Forget those who waited when this process was forked off: they wait elsewhere."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._line.clear()
 
     def _leave(self, turn: TaskTurn | ThreadTurn) -> None:
         with self.lock:

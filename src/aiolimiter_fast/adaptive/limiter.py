@@ -188,7 +188,7 @@ class AdaptiveLimiter:
             seconds = self._wait(amount, self.time())
             if seconds == 0 and self._ceiling is not None:
                 seconds = self._ceiling.wait_time(amount)
-            if seconds is inf or len(self._turns):
+            if seconds == inf or len(self._turns):
                 seconds = max(min(seconds, self._latency, 1.0), 1e-3)
             return seconds
 
@@ -338,28 +338,22 @@ class AdaptiveLimiter:
         """Take; the instant at which it was."""
         _amount(amount)
         seconds = None if timeout is None else _arguments.timeout(timeout)
-        if self._turns.at_once(lambda: self._decide(amount)):
-            return self._last
+        attempt = Attempt(self, amount)
+        if self._turns.at_once(attempt):
+            return attempt.taken_at
         if not block:
             raise LimitReached(_arguments.no_room(amount), self.wait_time(amount))
-        if not await self._turns.wait_task(lambda: self._decide(amount), seconds, asyncio.get_running_loop().time):
+        if not await self._turns.wait_task(attempt, seconds, asyncio.get_running_loop().time):
             raise AcquireTimeout(_arguments.timed_out(amount), self.wait_time(amount))
-        return self._last
+        return attempt.taken_at
 
     def _enter_blocking(self, amount: float, timeout: float | None) -> float:
         _amount(amount)
         seconds = None if timeout is None else _arguments.timeout(timeout)
-        taken_at = 0.0
-
-        def decide() -> float:
-            nonlocal taken_at
-            wait = self._decide(amount)
-            taken_at = self._last
-            return wait
-
-        if not self._turns.at_once(decide) and not self._turns.wait_thread(decide, seconds):
+        attempt = Attempt(self, amount)
+        if not self._turns.at_once(attempt) and not self._turns.wait_thread(attempt, seconds):
             raise AcquireTimeout(_arguments.timed_out(amount), self.wait_time(amount))
-        return taken_at
+        return attempt.taken_at
 
     def _decide(self, amount: float) -> float:
         """Take and give 0, or give the seconds until it is worth asking again; a response may make it sooner."""
@@ -370,7 +364,10 @@ class AdaptiveLimiter:
         if amount == 0:
             return 0.0
         if self._ceiling is not None and not self._ceiling.try_acquire(amount):
-            return max(self._ceiling.wait_time(amount), SAME)
+            wait = self._ceiling.wait_time(amount)
+            if wait == inf:
+                raise ValueError(f"amount={amount!r} can never be admitted by the ceiling")
+            return max(wait, SAME)
         self._sent.append(now)
         self._amounts.append(amount)
         self._flying += amount
@@ -515,6 +512,23 @@ class AdaptiveLimiter:
         with self._turns.lock:
             known = [quota for quota in self._quotas.values() if quota.left is not None]
             return min(known, key=lambda quota: (quota.left or 0.0) / max(quota.limit or 1.0, 1e-9), default=None)
+
+
+class Attempt:
+    """To take permits, once or again; under the lock."""
+
+    __slots__ = ("_amount", "_limiter", "taken_at")
+
+    def __init__(self, limiter: AdaptiveLimiter, amount: float) -> None:
+        self._limiter = limiter
+        self._amount = amount
+        self.taken_at = -inf
+
+    def __call__(self) -> float:
+        seconds = self._limiter._decide(self._amount)
+        if seconds == 0:
+            self.taken_at = self._limiter._last if self._amount else self._limiter.time()
+        return seconds
 
 
 class Call:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from typing_extensions import Self
 
 from aiolimiter_fast import _arguments
+from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._waiting.asyncio import running_loop
 from aiolimiter_fast.errors import CircuitOpen
 from aiolimiter_fast.resilience.outcomes import is_failure
@@ -131,7 +131,7 @@ class CircuitBreaker:
             raise TypeError(f"counts must be a function of an outcome, got {counts!r}")
         self._counts: Callable[[Any], bool] = counts
         self._max_keys = _count("max_keys", max_keys)
-        self._lock = threading.Lock()
+        self._lock = deciding
         self._circuits: OrderedDict[Hashable, Circuit] = OrderedDict()
 
     # The ways in.

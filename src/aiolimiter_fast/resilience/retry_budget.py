@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 from aiolimiter_fast import _arguments
+from aiolimiter_fast._forking import deciding
 
 __all__ = ["RetryBudget"]
 
@@ -55,7 +55,7 @@ class RetryBudget:
         if self._most < 1:
             raise ValueError(f"most must be at least 1, got {most!r}")
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = deciding
         self._at = clock()
         self._balance = min(self._per_second, self._most)
 
