@@ -48,7 +48,7 @@ class AdaptiveLimiter:
         max_pause: the longest pause in seconds that a server is believed.
         jitter: by which share of itself a pause is longer, by chance (at most 1 second), so that clients do not return
             together.
-        ramp: seconds over which the rate comes back after a pause of that length or more.
+        ramp: the seconds, at most, over which the rate comes back after a pause.
         flight_timeout: seconds after which a request whose response was never told is taken to be answered.
 
     A permit is taken for each request, and each response told: with `async with limiter.call() as call:` and
@@ -471,17 +471,18 @@ class AdaptiveLimiter:
             if is_straggler:  # of a spell that is over
                 return
             self._spell_began = now
-            self._is_outage = is_outage
+            self._is_outage = False
             self._backoff = 0
-            if is_outage:
-                self._search.interrupted(now)
-            elif not any(quota.is_known(now) for quota in self._quotas.values()):
+            if not is_outage and not any(quota.is_known(now) for quota in self._quotas.values()):
                 self._search.refused(now)
         elif is_straggler:
             if stated == 0:
                 return
         else:
             self._backoff += 1
+        if is_outage and not self._is_outage:
+            self._is_outage = True
+            self._search.interrupted(now)
         seconds = stated
         if seconds == 0:
             first = max(2 * self._latency, FIRST_PAUSE, self._spell / 4)
@@ -497,7 +498,7 @@ class AdaptiveLimiter:
     def _pass(self, sent: float, now: float, amount: float) -> None:
         if self._spell_began is not None and sent >= self._resumed_at - NEAR:
             self._spell = now - self._spell_began
-            length = min(self._ramp, self._spell)
+            length = min(self._ramp, self._spell if self._is_outage else self._spell / 2)
             self._search.recovered(self._spell, length, self._is_outage, now)
             self._ramp_start, self._ramp_end = now, now + length
             self._pacer.next_at = -inf

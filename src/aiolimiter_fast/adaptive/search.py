@@ -100,7 +100,7 @@ class Search:
         if self.bad is None:
             self.rate *= 2 ** (2.5 * since)
         else:
-            near = 0.96 * self.bad
+            near = (0.96 if self._patience < 2 else 0.88) * self.bad
             if self.rate < near:
                 self.rate += (near - self.rate) * (1 - exp(-since / 2))
             quiet = min((now - self._spell_at) / (4 * min(self._patience, 2.0)), 7.0)
