@@ -6,13 +6,14 @@ import asyncio
 import random
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiolimiter_fast import _arguments
 from aiolimiter_fast._waiting.asyncio import running_loop
 from aiolimiter_fast._waiting.turns import Turns
+from aiolimiter_fast.adaptive.ceiling import as_ceiling
 from aiolimiter_fast.adaptive.observation import Observation
 from aiolimiter_fast.adaptive.quota import Quota
 from aiolimiter_fast.adaptive.response import MAX_PAUSE, REFUSALS, parse
@@ -100,7 +101,7 @@ class AdaptiveLimiter:
         ramp: float = 1.0,
         flight_timeout: float = 60.0,
     ) -> None:
-        self._ceiling = _ceiling(ceiling)
+        self._ceiling = as_ceiling(ceiling)
         if spend not in ("even", "greedy"):
             raise ValueError(f"spend must be 'even' or 'greedy', got {spend!r}")
         self._even = spend == "even"
@@ -572,45 +573,8 @@ class Call:
             self._limiter.forget(self.sent_at)
 
 
-class AsyncCeiling:
-    """An AsyncLimiter as the ceiling."""
-
-    def __init__(self, limiter: Any) -> None:
-        self.try_acquire: Callable[[float], bool] = limiter.try_acquire
-        self.wait_time: Callable[[float], float] = limiter.wait_time
-
-
-class BucketCeiling:
-    """A Limiter as the ceiling; it counts in whole permits."""
-
-    def __init__(self, limiter: Any) -> None:
-        self._limiter = limiter
-
-    def try_acquire(self, amount: float) -> bool:
-        return bool(self._limiter.try_acquire("adaptive", _whole(amount), blocking=False))
-
-    def wait_time(self, amount: float) -> float:
-        return float(self._limiter.wait_time("adaptive", _whole(amount)))
-
-
-def _ceiling(limiter: Any) -> AsyncCeiling | BucketCeiling | None:
-    if limiter is None:
-        return None
-    if not (callable(getattr(limiter, "try_acquire", None)) and callable(getattr(limiter, "wait_time", None))):
-        raise TypeError(f"ceiling must be an AsyncLimiter or a Limiter, got {limiter!r}")
-    if callable(getattr(limiter, "try_acquire_async", None)):
-        return BucketCeiling(limiter)
-    return AsyncCeiling(limiter)
-
-
 def _amount(amount: object) -> float:
     return _arguments.amount(amount)
-
-
-def _whole(amount: float) -> int:
-    if amount != int(amount):
-        raise ValueError(f"amount must be a whole number for this ceiling, got {amount!r}")
-    return int(amount)
 
 
 def _positive(name: str, value: object) -> float:
