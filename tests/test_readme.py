@@ -8,10 +8,23 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiolimiter_fast import InMemoryBucket, LeakyBucketLimiter, Limiter, StrictLimiter, Throttler, pacing
+from aiolimiter_fast import (
+    AdaptiveLimiter,
+    CircuitBreaker,
+    InMemoryBucket,
+    LeakyBucketLimiter,
+    Limiter,
+    Observation,
+    StrictLimiter,
+    Throttler,
+    pacing,
+)
+from aiolimiter_fast.adaptive import parse
+from aiolimiter_fast.resilience import RetryBudget, retry_options
 from aiolimiter_fast.testing import ManualClock
 
 ROOT = Path(__file__).parent.parent
@@ -20,12 +33,16 @@ ROOT = Path(__file__).parent.parent
 # Its examples need a server: see test_redis_page.py.
 SERVED = {"backends.md"}
 # Public names whose docstring has an example.
-DOCUMENTED = (ManualClock, InMemoryBucket, Limiter, pacing.Limiter, StrictLimiter, LeakyBucketLimiter, Throttler)
+DOCUMENTED = (
+    ManualClock, InMemoryBucket, Limiter, pacing.Limiter, StrictLimiter, LeakyBucketLimiter, Throttler, AdaptiveLimiter,
+    Observation, parse, CircuitBreaker, RetryBudget, retry_options,
+)  # fmt: skip
 
 
 def examples() -> dict[str, str]:
     found = {}
-    for subject in DOCUMENTED:
+    subjects: tuple[Any, ...] = DOCUMENTED
+    for subject in subjects:
         docstring = inspect.getdoc(subject) or ""
         found[f"{subject.__module__}.{subject.__name__}"] = textwrap.dedent(docstring.partition("Example:\n")[2])
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

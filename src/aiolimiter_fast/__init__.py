@@ -33,6 +33,7 @@ if _TYPE_CHECKING:
         StateStore,
         TokenBucket,
     )
+    from aiolimiter_fast.adaptive import AdaptiveLimiter, Observation
     from aiolimiter_fast.batch import amap, run_all, run_any, run_on_each
     from aiolimiter_fast.buckets import (
         InMemoryBucket,
@@ -53,6 +54,7 @@ if _TYPE_CHECKING:
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
     from aiolimiter_fast.pacing import LeakyBucketLimiter, StrictLimiter, Throttler
     from aiolimiter_fast.pool import WorkerPool
+    from aiolimiter_fast.resilience import CircuitBreaker
     from aiolimiter_fast.throttle import Throttle
     from aiolimiter_fast.utils import dedicated_sqlite_clock_connection, id_generator, validate_rate_list
 
@@ -63,6 +65,7 @@ _LAZY = {
         "FixedWindow", "LogAlgorithm", "Rate", "RateItem", "SlidingWindowLog", "StateAlgorithm", "StateStore",
         "TokenBucket",
     ),
+    "adaptive": ("AdaptiveLimiter", "Observation"),
     "batch": ("amap", "batch", "run_all", "run_any", "run_on_each"),
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
@@ -73,24 +76,25 @@ _LAZY = {
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
-    "pool": ("WorkerPool",),
-    "throttle": ("Throttle",),
     "pacing": ("LeakyBucketLimiter", "StrictLimiter", "Throttler", "pacing"),
+    "pool": ("WorkerPool",),
+    "resilience": ("CircuitBreaker",),
+    "throttle": ("Throttle",),
     "utils": ("dedicated_sqlite_clock_connection", "id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "Algorithm", "AsyncLimiter", "BackendUnavailable",
-    "BucketAsyncWrapper", "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket",
-    "InMemoryStateStore", "LeakyBucketLimiter", "LimitReached", "Limiter", "LimiterError", "LogAlgorithm",
-    "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
-    "PostgresBucket", "PostgresClock", "Rate", "RateItem", "RedisBucket", "RedisStateStore", "SQLiteBucket",
-    "SQLiteClock", "SQLiteQueries", "SharedMemoryBucket", "SharedMemoryError", "SingleBucketFactory",
-    "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore", "StrictLimiter", "Throttle", "Throttler",
-    "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap", "batch", "dedicated_sqlite_clock_connection",
-    "id_generator", "install", "limiter_factory", "pacing", "run_all", "run_any", "run_on_each",
-    "validate_rate_list",
+    "GCRA", "AbstractBucket", "AbstractClock", "AcquireTimeout", "AdaptiveLimiter", "Algorithm", "AsyncLimiter",
+    "BackendUnavailable", "BucketAsyncWrapper", "BucketFactory", "CircuitBreaker", "Counters", "Decision",
+    "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore", "LeakyBucketLimiter", "LimitReached",
+    "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket",
+    "MultiprocessStateStore", "Observation", "PgQueries", "PostgresBucket", "PostgresClock", "Rate", "RateItem",
+    "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "SharedMemoryBucket",
+    "SharedMemoryError", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore",
+    "StrictLimiter", "Throttle", "Throttler", "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap",
+    "batch", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory", "pacing", "run_all",
+    "run_any", "run_on_each", "validate_rate_list",
 ]  # fmt: skip
 
 

@@ -32,6 +32,13 @@ class LimitReached(LimiterError):
     """There is no room now, and the caller did not want to wait."""
 
 
+class CircuitOpen(LimiterError):
+    """The circuit breaker is open: nothing was sent, and no permit was spent.
+
+    Attribute: retry_after, the seconds until one call will be let through to see whether all is well.
+    """
+
+
 # asyncio's own TimeoutError is the built-in one from Python 3.11 on.
 if sys.version_info >= (3, 11):
 

@@ -1,0 +1,179 @@
+"""What a server says is left, put together from responses that arrive in any order. Arithmetic only."""
+
+from __future__ import annotations
+
+from math import inf
+
+from aiolimiter_fast.adaptive.observation import Observation
+
+__all__ = ["Quota"]
+
+# Seconds until it is worth asking a server that does not say when there is more.
+NO_RESET = 0.5
+# After so many responses, and a minute, without a word a quota is forgotten.
+UNSAID = 20
+# What servers round resets to, and a little more.
+ROUNDING = 1.05
+# Where parts of the quota came back so often in a row, it comes back all the time.
+RETURNS = 3
+# Instants that are nearer are the same one.
+SAME = 1e-9
+
+
+class Quota:
+    """One of a server's quotas.
+
+    Within a window what is left only falls, so the least that was said is the latest, whatever the order in which the
+    responses came, and every request that was answered is counted in it. What may not be counted is in flight.
+    Where quota comes back all the time (token buckets, sliding windows), what was said may also rise: that is believed
+    if the request was sent after the answer on which the present value rests had arrived, and never of a late one.
+
+    Attributes:
+        limit: permits in a window, or None.
+        left: permits left when it was last said, or None.
+        reset: the instant at which there will be more, or None.
+        window: the window's length in seconds, as far as it was said or seen, or None.
+        seen: when it was last heard of.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_base",
+        "_base_at",
+        "_max_pause",
+        "_others",
+        "_returns",
+        "is_periodic",
+        "left",
+        "limit",
+        "reset",
+        "reset_at",
+        "said",
+        "seen",
+        "unsaid",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, max_pause: float, limit: float | None = None) -> None:
+        self._max_pause = max_pause
+        self.limit = limit
+        self.left: float | None = None
+        self.reset: float | None = None
+        self.reset_at: float | None = None
+        self.window: float | None = None
+        self._returns = 0  # how often in a row a part of it had come back
+        self.is_periodic = True  # as far as is known, one window follows upon another
+        self.said = -inf  # when that came on which `left` rests
+        self.seen = -inf
+        self.unsaid = 0  # responses since then that said nothing of it
+        # What others take of it: what was left at some moment, and how many of our own were answered since.
+        self._base = self._answered = self._others = 0.0
+        self._base_at = -inf
+
+    def observe(self, seen: Observation, sent: float, now: float, amount: float, flying: float) -> None:
+        """Take in what the response to a request for `amount`, sent at `sent`, said; `flying` are in flight still."""
+        if seen.limit is not None:
+            self.limit = seen.limit
+        remaining = seen.remaining
+        if remaining is None and seen.used is not None and self.limit is not None:
+            remaining = max(self.limit - seen.used, 0.0)
+        if seen.window is not None:
+            self.window = seen.window
+        if remaining is None:
+            return
+        self.seen, self.unsaid = now, 0
+        self._answered += amount
+        is_newer = sent >= self.said
+        if self.left is not None and not is_newer:
+            if remaining < self.left:
+                self.left, self.said = remaining, now
+                self._see_reset(seen, sent, now, False, False)
+            return
+        if self.left is None or remaining > self.left or self._base_at == -inf:
+            self._base, self._base_at, self._answered = remaining, now, 0.0
+        elif now > self._base_at:
+            others = max(self._base - remaining - self._answered - flying, 0.0) / (now - self._base_at)
+            self._others += (others - self._others) * 0.3
+        rose = self.left is None or remaining > self.left
+        if self.left is not None and self.limit is not None and remaining > self.left - amount:
+            self._returns = self._returns + 1 if remaining < 0.8 * self.limit else 0
+        self.left, self.said = remaining, now
+        self._see_reset(seen, sent, now, True, rose)
+
+    def _see_reset(self, seen: Observation, sent: float, now: float, is_newer: bool, rose: bool) -> None:
+        if seen.reset_after is None:
+            if is_newer:
+                self.reset = None
+            return
+        reset = now + seen.reset_after
+        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
+        if seen.window is None and (self.window is None or seen.reset_after > self.window):
+            self.window = max(seen.reset_after, 1e-3)
+        is_new_window = rose and self.limit is not None and self.left is not None and self.left >= 0.8 * self.limit
+        if self.reset is not None and self.reset > now and not is_new_window:
+            # The same window, told in whole seconds: each answer bounds its end from above.
+            if is_rounded and abs(reset - self.reset) <= ROUNDING:
+                self.reset = min(reset, self.reset)
+                return
+            if not is_newer:
+                return
+        elif self.reset is not None and is_rounded and sent < self.reset and not rose:
+            return  # sent before the end of the window, answered there, arrived after it
+        elif self.reset is not None and is_rounded and seen.window and self.is_periodic:
+            following = self.reset + seen.window
+            if 0 < reset - following <= ROUNDING:
+                reset = following
+        self.reset, self.reset_at = reset, seen.reset_at
+
+    def exhaust(self, now: float, until: float) -> None:
+        """A refusal that does not count: nothing is left until then."""
+        self.left, self.said = 0.0, now
+        if self.reset is None or until < self.reset or self.reset <= now:
+            self.reset = until
+
+    def is_known(self, now: float) -> bool:
+        """Whether what was said is still worth something: the server may have ceased to speak of it."""
+        if self.left is None:
+            return False
+        return self.unsaid < UNSAID or now - self.seen <= max(60.0, 2 * (self.window or 0.0))
+
+    @property
+    def rate(self) -> float | None:
+        """Permits per second that it comes to."""
+        return None if self.limit is None or not self.window or self.limit <= 0 else self.limit / self.window
+
+    def more_at(self) -> float:
+        """When it is worth asking, though nothing is left."""
+        if self.reset is None:
+            return self.said + NO_RESET
+        return min(self.reset, self.said + self._max_pause)
+
+    def wait(
+        self, amount: float, now: float, flying: float, since_reset: int, latency: float, last: float, even: bool
+    ) -> float:
+        """Seconds until `amount` may go; inf until some response comes.
+
+        Arguments:
+            flying: permits in flight.
+            since_reset: how many requests in flight were sent since `more_at()`.
+            last: when the last permit went.
+            even: spread what is left over what is left of the window.
+        """
+        if self.left is None:
+            return 0.0
+        need = amount if self.limit is None else min(amount, self.limit)
+        spare = self.left - flying
+        if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
+            if not even or last == -inf:
+                return 0.0
+            if self._returns >= RETURNS and self.limit is not None and self.rate is not None:
+                # `reset` is always near there, and says little. Keep a little in hand.
+                gap = amount / self.rate / min(max(0.97 + 3 * spare / self.limit, 0.7), 1.5)
+            elif self.reset is None or self.reset <= now:
+                return 0.0
+            else:
+                gap = amount * (self.reset - last) / (spare + amount)
+            return max(last + min(gap, self._max_pause) - now, 0.0)
+        if now < self.more_at() - SAME:
+            return inf if flying and spare + flying >= need else self.more_at() - now
+        return inf if since_reset else 0.0
