@@ -41,6 +41,7 @@ bench: $(VENV)/.built $(VENV)/.group-bench
 
 bench-backends: $(VENV)/.built $(VENV)/.group-bench
 	$(PY) benchmarks/backends.py
+	$(PY) benchmarks/backends_sql.py
 
 conformance: $(VENV)/.built $(VENV)/.group-conformance
 	$(PY) scripts/conformance.py
