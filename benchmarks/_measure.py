@@ -215,7 +215,7 @@ def table(rows: Sequence[Row]) -> str:
 def versions() -> dict[str, str]:
     names = (
         "aiolimiter-fast", "aiolimiter", "asynciolimiter", "throttler", "asyncio-throttle", "pyrate-limiter", "limits",
-        "throttled-py", "token-bucket", "uvloop",
+        "throttled-py", "token-bucket", "uvloop", "aiometer",
     )  # fmt: skip
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()} | {
         name: metadata.version(name) for name in names

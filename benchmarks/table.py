@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import batch
 import cost
 import delivered
 import idle
@@ -21,6 +22,7 @@ if __name__ == "__main__":
             "window": window.rows,
             "idle": idle.rows,
             "limiter": limiter.rows,
+            "batch": batch.rows,
         },
         __doc__,
     )

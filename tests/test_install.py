@@ -169,6 +169,33 @@ def test_it_is_found_by_those_who_look_for_the_module() -> None:
     """)
 
 
+def test_imports_of_aiometer_give_this_package() -> None:
+    run("""
+        import aiolimiter_fast
+        assert aiolimiter_fast.install("aiometer") == ("aiometer",)
+
+        import aiometer
+        from aiometer import amap, run_all, run_any, run_on_each, __version__
+        assert aiometer.__all__ == ["__version__", "amap", "run_all", "run_any", "run_on_each"]
+        for name in aiometer.__all__:
+            assert getattr(aiometer, name) is getattr(aiolimiter_fast, name), name
+
+        import asyncio
+        from functools import partial
+        assert asyncio.run(run_all([partial(asyncio.sleep, 0, 7)])) == [7]
+    """)
+
+
+def test_nothing_but_asyncio_is_imported_where_asyncio_runs() -> None:
+    run("""
+        import asyncio
+        import sys
+        from aiolimiter_fast import Throttle, WorkerPool, run_on_each
+        asyncio.run(run_on_each(asyncio.sleep, [0, 0], max_per_second=1000))
+        assert not {"aiometer", "anyio", "rich", "sniffio", "tenacity", "trio"} & set(sys.modules)
+    """)
+
+
 def test_limiters_travel_by_pickle_though_installed() -> None:
     run("""
         import pickle

@@ -9,7 +9,7 @@ from aiolimiter_fast.errors import AcquireTimeout, LimiterError, LimitReached
 from aiolimiter_fast.leaky import AsyncLimiter
 
 if _TYPE_CHECKING:
-    from aiolimiter_fast import limiter_factory
+    from aiolimiter_fast import batch, limiter_factory
     from aiolimiter_fast.abstracts import (
         GCRA,
         AbstractBucket,
@@ -27,6 +27,7 @@ if _TYPE_CHECKING:
         StateStore,
         TokenBucket,
     )
+    from aiolimiter_fast.batch import amap, run_all, run_any, run_on_each
     from aiolimiter_fast.buckets import (
         InMemoryBucket,
         InMemoryStateStore,
@@ -36,6 +37,8 @@ if _TYPE_CHECKING:
     )
     from aiolimiter_fast.clocks import AbstractClock, MonotonicAsyncClock, MonotonicClock, WallClock
     from aiolimiter_fast.limiter import Counters, Limiter, SingleBucketFactory
+    from aiolimiter_fast.pool import WorkerPool
+    from aiolimiter_fast.throttle import Throttle
     from aiolimiter_fast.utils import id_generator, validate_rate_list
 
 # What is loaded when it is first asked for, by module: those who only want AsyncLimiter do not pay for it.
@@ -45,12 +48,15 @@ _LAZY = {
         "FixedWindow", "LogAlgorithm", "Rate", "RateItem", "SlidingWindowLog", "StateAlgorithm", "StateStore",
         "TokenBucket",
     ),
+    "batch": ("amap", "batch", "run_all", "run_any", "run_on_each"),
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "StateBucket",
     ),
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
     "limiter_factory": ("limiter_factory",),
+    "pool": ("WorkerPool",),
+    "throttle": ("Throttle",),
     "utils": ("id_generator", "validate_rate_list"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
@@ -60,8 +66,9 @@ __all__ = [
     "BucketFactory", "Counters", "Decision", "Duration", "FixedWindow", "InMemoryBucket", "InMemoryStateStore",
     "LimitReached", "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock",
     "MultiprocessBucket", "MultiprocessStateStore", "Rate", "RateItem", "SingleBucketFactory", "SlidingWindowLog",
-    "StateAlgorithm", "StateBucket", "StateStore", "TokenBucket", "WallClock", "__version__", "id_generator", "install",
-    "limiter_factory", "validate_rate_list",
+    "StateAlgorithm", "StateBucket", "StateStore", "Throttle", "TokenBucket", "WallClock", "WorkerPool", "__version__",
+    "amap", "batch", "id_generator", "install", "limiter_factory", "run_all", "run_any", "run_on_each",
+    "validate_rate_list",
 ]  # fmt: skip
 
 

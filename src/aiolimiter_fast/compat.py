@@ -29,9 +29,19 @@ def _aiolimiter() -> Modules:
     }
 
 
+def _aiometer() -> Modules:
+    batch = import_module("aiolimiter_fast.batch")
+    names = ["amap", "run_all", "run_any", "run_on_each"]
+    functions = {name: getattr(batch, name) for name in names}
+    return {"aiometer": {**functions, "__version__": __version__, "__all__": ["__version__", *names]}}
+
+
 def _pyrate_limiter() -> Modules:
     package = import_module("aiolimiter_fast")
-    own = {"AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "install"}
+    own = {
+        "AcquireTimeout", "AsyncLimiter", "Counters", "LimitReached", "LimiterError", "Throttle", "WorkerPool", "amap",
+        "batch", "install", "run_all", "run_any", "run_on_each",
+    }  # fmt: skip
     names = [name for name in package.__all__ if name not in own]
     modules = (
         "_version", "abstracts", "abstracts.algorithm", "abstracts.bucket", "abstracts.rate", "abstracts.store",
@@ -44,14 +54,18 @@ def _pyrate_limiter() -> Modules:
     }
 
 
-_LIBRARIES: dict[str, Callable[[], Modules]] = {"aiolimiter": _aiolimiter, "pyrate_limiter": _pyrate_limiter}
+_LIBRARIES: dict[str, Callable[[], Modules]] = {
+    "aiolimiter": _aiolimiter,
+    "aiometer": _aiometer,
+    "pyrate_limiter": _pyrate_limiter,
+}
 
 
 def install(*libraries: str, force: bool = False) -> tuple[str, ...]:
-    """Make `import aiolimiter` and `import pyrate_limiter`, anywhere in this process, give this package's classes.
+    """Make `import aiolimiter` and the like, anywhere in this process, give what this package has under these names.
 
     Arguments:
-        libraries: "aiolimiter", "pyrate_limiter"; default both.
+        libraries: "aiolimiter", "aiometer", "pyrate_limiter"; default all of them.
         force: replace a library that is imported already; modules that hold its names keep them.
 
     Returns the module names taken. Calling it again changes nothing.
