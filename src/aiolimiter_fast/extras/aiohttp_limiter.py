@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outgoing", "RateLimitedSession"]
 
-T = TypeVar("T", aiohttp.ClientResponse, aiohttp.ClientWebSocketResponse)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RateLimitedSession:
     def delete(self, url: str | URL, **kwargs: Any) -> Request[aiohttp.ClientResponse]:
         return self.request("DELETE", url, **kwargs)
 
-    def ws_connect(self, url: str | URL, **kwargs: Any) -> Request[aiohttp.ClientWebSocketResponse]:
+    def ws_connect(self, url: str | URL, **kwargs: Any) -> Request[aiohttp.ClientWebSocketResponse[Any]]:
         return Request(self._ws_connect(url, kwargs))
 
     async def _request(self, method: str, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientResponse:
@@ -110,7 +110,7 @@ class RateLimitedSession:
             raise
         return response
 
-    async def _ws_connect(self, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientWebSocketResponse:
+    async def _ws_connect(self, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientWebSocketResponse[Any]:
         slot = await self._gate.enter(Outgoing(options.get("method", "GET"), self._absolute(url), options))
         try:
             socket = await self._session.ws_connect(url, **options)
@@ -178,7 +178,7 @@ class Request(Coroutine[Any, Any, T], Generic[T]):
     async def __aexit__(self, *exc: object) -> None:
         if isinstance(self._result, aiohttp.ClientWebSocketResponse):
             await self._result.close()
-        else:
+        elif isinstance(self._result, aiohttp.ClientResponse):
             self._result.release()
             await self._result.wait_for_close()
 
