@@ -274,3 +274,15 @@ def test_installed_extras_import_their_library_only_when_used() -> None:
         "assert RateLimiterTransport.__module__ == 'aiolimiter_fast.extras.httpx_limiter'"
     )
     subprocess.run([sys.executable, "-c", source], check=True, timeout=60)
+
+
+async def test_a_response_that_was_read_before_it_came_holds_no_slot(flavour: Any) -> None:
+    library, ours = flavour
+    network = library.MockTransport(lambda request: library.Response(200))
+    transport = ours.AsyncRateLimiterTransport(AsyncLimiter(100), transport=network, max_concurrent=1)
+    async with library.AsyncClient(transport=transport) as client:
+        kept = [await client.get("http://example.org/") for _ in range(3)]
+    assert len(kept) == 3
+    with ours.RateLimiterTransport(AsyncLimiter(100), transport=network, max_concurrent=1) as blocking:
+        kept = [blocking.handle_request(library.Request("GET", "http://example.org/")) for _ in range(3)]
+    assert throttle_of(blocking).running == 0

@@ -68,7 +68,7 @@ class RateLimiterTransport(httpx2.HTTPTransport):
         try:
             send = super().handle_request if self._inner is None else self._inner.handle_request
             response = send(request, **kwargs)
-            if self._gate.holds and isinstance(response.stream, httpx2.SyncByteStream):
+            if self._gate.holds and not response.is_closed and isinstance(response.stream, httpx2.SyncByteStream):
                 response.stream = HeldStream(response.stream, slot)
             else:
                 slot.release()
@@ -145,7 +145,7 @@ class AsyncRateLimiterTransport(httpx2.AsyncHTTPTransport):
         try:
             send = super().handle_async_request if self._inner is None else self._inner.handle_async_request
             response = await send(request, **kwargs)
-            if self._gate.holds and isinstance(response.stream, httpx2.AsyncByteStream):
+            if self._gate.holds and not response.is_closed and isinstance(response.stream, httpx2.AsyncByteStream):
                 response.stream = AsyncHeldStream(response.stream, slot)
             else:
                 slot.release()
