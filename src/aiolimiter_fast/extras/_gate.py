@@ -92,7 +92,7 @@ class Gate:
     def _key_of(self, request: Any) -> Hashable:
         if self._key is None:
             return self._name
-        return self._host(request) if self._key == "host" else self._key(request)
+        return self._key(request) if callable(self._key) else self._host(request)
 
     def _amount_of(self, request: Any) -> float:
         return self._weight(request) if callable(self._weight) else self._weight
