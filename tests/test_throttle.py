@@ -609,6 +609,22 @@ def test_those_who_waited_in_a_loop_that_is_gone_hold_nothing_up(AsyncLimiter: A
         assert throttle.running == 1
 
 
+def test_threads_wait_at_a_limiter_that_has_a_method_for_them() -> None:
+    class Both(Pacing):
+        waits = 0
+
+        def wait_sync(self) -> None:
+            self.waits += 1
+
+    limiter = Both()
+    throttle = Throttle(limiter, 1)
+    with throttle:
+        assert throttle.running == 1
+    with throttle.at("key", 2):
+        pass
+    assert limiter.waits == 3
+
+
 def test_threads_are_told_where_only_tasks_can_wait() -> None:
     throttle = Throttle(Strange(), 1)
     with pytest.raises(TypeError, match="threads cannot wait"), throttle:

@@ -53,6 +53,7 @@ class Permits:
             self._of_buckets(limiter, "pyrate" if key is None else key if isinstance(key, str) else repr(key))
             return
         self.gives_back = ours
+        self.block = in_thread(limiter)
         if not callable(getattr(limiter, "acquire", None)):
             self._of_single_permits(limiter)
             return
@@ -96,6 +97,19 @@ class Permits:
         if math.isinf(seconds):
             check(False, amount)
         return min(max(seconds, 20e-6), 1.0)
+
+
+def in_thread(limiter: Any) -> Callable[[float], object] | None:
+    """How a thread takes permits where the limiter has a method for threads beside that for tasks."""
+    take = getattr(limiter, "wait_sync", None) or getattr(limiter, "acquire_sync", None)
+    if not callable(take):
+        return None
+
+    def block(amount: float) -> None:
+        for _ in range(whole(amount)):
+            take()
+
+    return block
 
 
 def is_as_made(limiter: object) -> bool:
