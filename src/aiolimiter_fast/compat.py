@@ -14,6 +14,9 @@ from aiolimiter_fast._version import __version__
 # A library's modules and what they are: one of ours, or what it holds. The first is the library itself.
 Modules = dict[str, "ModuleType | dict[str, object]"]
 
+# Each imports its HTTP library.
+EXTRAS = ("aiohttp_limiter", "httpx2_limiter", "httpx_limiter", "requests_limiter")
+
 _MARK = "__aiolimiter_fast__"
 
 
@@ -60,6 +63,10 @@ def _pyrate_limiter() -> Modules:
     return {
         "pyrate_limiter": {**{name: getattr(package, name) for name in names}, "__all__": names},
         **{f"pyrate_limiter.{name}": import_module(f"aiolimiter_fast.{name}") for name in modules},
+        "pyrate_limiter.extras": {},
+        **{
+            f"pyrate_limiter.extras.{name}": {"__getattr__": _lazy(f"aiolimiter_fast.extras.{name}")} for name in EXTRAS
+        },
     }
 
 
@@ -76,6 +83,17 @@ def _asyncio_throttle() -> Modules:
 def _throttler() -> Modules:
     module = import_module("aiolimiter_fast.throttling")
     return {"throttler": {**{name: getattr(module, name) for name in module.__all__}, "__version__": __version__}}
+
+
+def _lazy(module: str) -> Callable[[str], object]:
+    """What looks a name up in a module that is imported only then: it needs a library that may not be there."""
+
+    def look_up(name: str) -> object:
+        if name.startswith("__"):  # what those who look through sys.modules ask
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(import_module(module), name)
+
+    return look_up
 
 
 _LIBRARIES: dict[str, Callable[[], Modules]] = {
