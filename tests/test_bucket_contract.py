@@ -55,8 +55,8 @@ class OneTooMany(InMemoryBucket):
 
 
 class AMillisecondEarly(InMemoryBucket):
-    def put(self, item: RateItem) -> bool:
-        return super().put(RateItem(item.name, item.timestamp * 1001 // 1000, item.weight))
+    def __init__(self, rates: list[Rate]) -> None:
+        super().__init__([Rate(rate.limit, rate.interval - 1) for rate in rates])
 
 
 class AMillisecondLong(InMemoryBucket):

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from aiolimiter_fast import InMemoryBucket, Limiter, Rate
 
@@ -22,11 +23,23 @@ class Bucket(InMemoryBucket):
         return super().put(item)  # type: ignore[arg-type]
 
 
+def wait_until_main_sleeps() -> None:
+    """Return once the main thread is asleep for good: Python code that runs before may be interrupted anywhere."""
+    stat = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+    if not stat.exists():
+        time.sleep(1)
+        return
+    asleep = 0
+    while asleep < 10:
+        time.sleep(0.005)
+        asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
+
+
 def once_it_waits(limiter: Limiter, act: Callable[[], None]) -> threading.Thread:
     def watch() -> None:
         while limiter.counters.waiting == 0:
             time.sleep(0.001)
-        time.sleep(0.01)
+        wait_until_main_sleeps()
         act()
 
     thread = threading.Thread(target=watch)
@@ -93,6 +106,7 @@ def behind() -> None:
 def kill() -> None:
     while limiter.counters.waiting < 2:
         time.sleep(0.001)
+    wait_until_main_sleeps()
     send(signal.SIGINT)
 
 
