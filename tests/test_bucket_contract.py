@@ -55,8 +55,8 @@ class OneTooMany(InMemoryBucket):
 
 
 class AMillisecondEarly(InMemoryBucket):
-    def __init__(self, rates: list[Rate]) -> None:
-        super().__init__([Rate(rate.limit, rate.interval - 1) for rate in rates])
+    def put(self, item: RateItem) -> bool:
+        return super().put(item) or super().put(RateItem(item.name, item.timestamp + 1, item.weight))
 
 
 class AMillisecondLong(InMemoryBucket):
