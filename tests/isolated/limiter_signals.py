@@ -15,6 +15,9 @@ from aiolimiter_fast import InMemoryBucket, Limiter, Rate
 
 HOUR = 3_600_000
 
+# Who runs the tests in the background, as shells do with `&`, has Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Bucket(InMemoryBucket):
     """One of the user's own."""
