@@ -117,6 +117,8 @@ def start(suite: Suite, subject: str, target: Path) -> "subprocess.Popen[str]":
         PYTHONDONTWRITEBYTECODE="1",
     )
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "conformance_plugin", "-p", "no:cacheprovider"]
+    # A test that goes on for ever ends the run, with every stack.
+    pytest += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
     command = [*pytest, *suite.options]
     return subprocess.Popen(
         command, cwd=target, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
