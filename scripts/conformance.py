@@ -16,11 +16,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from _suites import SUITES, Suite
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))
+
+from servers import RedisServer  # noqa: E402
 
 # Loaded before the tests are imported. It ends the run unless the library under test is the one that was asked for,
 # and unless every test of the suite has passed: an empty or skipped run is not a success.
@@ -92,14 +96,25 @@ def fetch_sdist(suite: Suite, cache: Path) -> Path:
     return sdist
 
 
-def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool) -> None:
+def start_servers(suite: Suite, running: ExitStack) -> dict[str, str]:
+    """Start what the suite needs, and return the addresses that it knows with those that hold instead."""
+    addresses = {}
+    if suite.redis:
+        addresses[suite.redis] = running.enter_context(RedisServer()).url.removesuffix("/0")
+    return addresses
+
+
+def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool, addresses: dict[str, str]) -> None:
     prefix = f"{suite.release}/tests/"
     (target / "tests").mkdir(parents=True)
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             content = archive.extractfile(member) if member.name.startswith(prefix) else None
             if content is not None:
-                (target / "tests" / Path(member.name).name).write_bytes(content.read())
+                source = content.read()
+                for known, held in addresses.items():
+                    source = source.replace(known.encode(), held.encode())
+                (target / "tests" / Path(member.name).name).write_bytes(source)
     (target / "pytest.ini").write_text(f"[pytest]\ntestpaths = tests\n{suite.config}\n")
     (target / "conformance_plugin.py").write_text(PLUGIN)
     if suite.conftest and not real_time:
@@ -138,12 +153,13 @@ def main() -> int:
     failed = []
     for suite in [SUITES[library] for library in arguments.libraries or SUITES]:
         sdist = fetch_sdist(suite, ROOT / ".cache" / "conformance")
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+            addresses = start_servers(suite, running)
             # The engines at once: most of the time the tests sleep.
             runs = {}
             for subject in subjects:
                 target = Path(folder) / subject
-                unpack(suite, sdist, target, arguments.real_time)
+                unpack(suite, sdist, target, arguments.real_time, addresses)
                 runs[subject] = start(suite, subject, target)
             for subject, run in runs.items():
                 output, _ = run.communicate()
