@@ -10,7 +10,8 @@ from aiolimiter_fast import _lua
 from aiolimiter_fast.abstracts.algorithm import ADMITTED, Algorithm, Decision, FixedWindow, SlidingWindowLog
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets._outage import BackendBucket, Outages
-from aiolimiter_fast.buckets._redis_client import Arguments, link_to, packed
+from aiolimiter_fast.buckets._redis_client import link_to
+from aiolimiter_fast.buckets._redis_wire import Arguments, packed
 from aiolimiter_fast.clocks import AbstractClock, WallClock
 from aiolimiter_fast.errors import BackendUnavailable
 
@@ -91,7 +92,7 @@ class RedisBucket(BackendBucket):
         if reference_format and on_state_loss != "open":
             raise ValueError(f'reference_format needs on_state_loss="open", got {on_state_loss!r}')
         link: Any = link_to(redis)
-        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget)
+        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget, bounds=False)
         self.redis = redis
         self.bucket_key = bucket_key
         self.script_hash = script_hash

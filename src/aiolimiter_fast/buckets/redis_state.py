@@ -11,7 +11,8 @@ from aiolimiter_fast.abstracts.algorithm import ADMITTED, GCRA, Decision, State,
 from aiolimiter_fast.abstracts.rate import Rate
 from aiolimiter_fast.abstracts.store import StateStore
 from aiolimiter_fast.buckets._outage import Outages
-from aiolimiter_fast.buckets._redis_client import Arguments, link_to, packed
+from aiolimiter_fast.buckets._redis_client import link_to
+from aiolimiter_fast.buckets._redis_wire import Arguments, packed
 from aiolimiter_fast.buckets.redis_bucket import FOREIGN, LOSS, LOST, MICROSECONDS, bytes_of, foreign
 from aiolimiter_fast.clocks import WallClock
 from aiolimiter_fast.errors import BackendUnavailable
@@ -66,7 +67,7 @@ class RedisStateStore(StateStore):
         if ttl_ms is not None and not ttl_ms > 0:
             raise ValueError(f"ttl_ms must be positive milliseconds, got {ttl_ms!r}")
         link: Any = link_to(redis)
-        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget)
+        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget, bounds=False)
         self.redis = redis
         self.key = key
         self.is_async = link.is_async
