@@ -64,7 +64,7 @@ class _Base:
         self.astray = False
         # The connection of a client that has only one, and the nodes of a cluster, are for the client to see to.
         self.is_cluster = hasattr(client, "get_node_from_key")
-        self._heads: dict[tuple[Script, bytes, bool], bytes] = {}
+        self._heads: dict[tuple[Script, bytes, int, bool], bytes] = {}
         self._get: tuple[Any, Any] = None, None
         self._known: tuple[Any, Holdings | None] = None, None
         self.is_single = bool(getattr(client, "single_connection_client", False))
@@ -80,10 +80,12 @@ class _Base:
         raise getattr(self.package, name)(rest)
 
     def _wire(self, script: Script, key: bytes, arguments: Arguments, by_source: bool) -> bytes:
-        head = self._heads.get((script, key, by_source))
+        which = script, key, arguments.count, by_source
+        head = self._heads.get(which)
         if head is None:
-            head = self._heads[script, key, by_source] = packed(*command(script, key, Arguments(()), by_source))
-        return b"*%d\r\n%b%b" % (4 + len(arguments.values), head, arguments.wire)
+            words = command(script, key, Arguments(()), by_source)
+            head = self._heads[which] = b"*%d\r\n%b" % (len(words) + arguments.count, packed(*words))
+        return head + arguments.wire
 
     def _holdings(self, pool: Any) -> Holdings:
         known, holdings = self._known

@@ -70,18 +70,20 @@ def parsed(data: bytes, at: int) -> tuple[Any, int]:
 
 
 class Arguments:
-    """Arguments of a script, as values and as they go over the wire."""
+    """Arguments of a script: values and what they are on the wire, and then others that are the same for many calls."""
 
-    __slots__ = ("values", "wire")
+    __slots__ = ("count", "others", "values", "wire")
 
-    def __init__(self, values: tuple[Any, ...], wire: bytes | None = None) -> None:
+    def __init__(self, values: tuple[Any, ...], wire: bytes | None = None, others: tuple[Any, ...] = ()) -> None:
         self.values = values
+        self.others = others
+        self.count = len(values) + len(others)
         self.wire = packed(*values) if wire is None else wire
 
 
 def command(script: Script, key: bytes, arguments: Arguments, by_source: bool) -> tuple[Any, ...]:
     name, body = ("EVAL", script.source) if by_source else ("EVALSHA", script.digest)
-    return name, body, 1, key, *arguments.values
+    return name, body, 1, key, *arguments.values, *arguments.others
 
 
 def packed(*values: bytes | str | int) -> bytes:

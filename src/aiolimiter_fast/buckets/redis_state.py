@@ -119,7 +119,7 @@ class RedisStateStore(StateStore):
             self._tail = tail = key, values, packed(*values)
         _, values, wire = tail
         instant = 0 if own else now
-        return Arguments((instant, weight, *values), packed(instant, weight) + wire)
+        return Arguments((instant, weight), packed(instant, weight) + wire, values)
 
     def _decide(self, script: _lua.Script, arguments: Arguments, rates: Sequence[Rate], seconds: float) -> Any:
         answer = self._link.script(script, self._key, arguments, seconds)
