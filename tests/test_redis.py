@@ -45,6 +45,16 @@ def test_every_rate_holds_and_the_first_that_is_full_is_named(on: Subject) -> No
     assert on.run(bucket.count()) == 3
 
 
+def test_any_number_of_rates_holds(on: Subject) -> None:
+    bucket = on.bucket([Rate(count + 3, HOUR * (count + 1) * count) for count in range(1, 40)])
+    assert on.put(bucket, 4)
+    assert not on.put(bucket)
+    for limit in range(5, 40):
+        wider = on.bucket(bucket.rates[limit - 4 :], bucket.bucket_key)
+        assert [on.put(wider), on.put(wider)] == [True, False]
+        assert wider.failing_rate is wider.rates[0]
+
+
 def test_after_exactly_the_wait_there_is_room(on: Subject) -> None:
     bucket = on.bucket([Rate(3, 50)])
     assert on.put(bucket, 3)
@@ -217,9 +227,10 @@ def test_it_decides_as_the_bucket_in_memory_does(
             wait = bucket.waiting(mirror)
             assert wait >= oracle.waiting(item)  # which minds only the first rate that is full
             if wait > 0 and weight <= rates[0][0]:
-                clock.advance(wait * 1000)
-                assert bucket._asked(weight)[0] == 0
-                clock.advance(-wait * 1000)
+                for early, is_admitted in ((0, True), (1, False)):
+                    clock.advance((wait - early) * 1000)
+                    assert (bucket._asked(weight)[0] == 0) is is_admitted
+                    clock.advance((early - wait) * 1000)
     on.raw.delete(bucket.bucket_key)
 
 

@@ -25,6 +25,12 @@ from aiolimiter_fast import (
 )
 
 HOUR = 3_600_000
+RATES = [
+    [(4, 10, 4)],
+    [(4, 10, 2), (6, 30, 9)],
+    [(3, 7, 3), (11, 60, 11)],
+    [(4, 8, 4), (5, 12, 5), (6, 18, 5), (7, 28, 6), (8, 40, 8)],
+]
 
 
 @pytest.fixture(params=CLIENTS)
@@ -76,7 +82,7 @@ def test_a_limiter_waits_at_it_without_a_buffer(on: Subject) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [GCRA, TokenBucket])
-@pytest.mark.parametrize("rates", [[(4, 10, 4)], [(4, 10, 2), (6, 30, 9)], [(3, 7, 3), (11, 60, 11)]])
+@pytest.mark.parametrize("rates", RATES)
 @settings(max_examples=30)
 @given(steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=40))
 def test_it_decides_as_the_state_in_memory_does(
