@@ -38,8 +38,7 @@ def bucket(request: pytest.FixtureRequest, on: Subject) -> Any:
 
 
 def key_of(bucket: Any) -> str:
-    key: str = bucket.store.key if isinstance(bucket, StateBucket) else bucket.bucket_key
-    return key
+    return str(getattr(bucket, "bucket_key", None) or bucket.store.key)
 
 
 class Move:

@@ -17,7 +17,8 @@ The key expires when the longest interval has passed since the last admission, o
 expiry is set anew in each eighth.
 
 A decision is answered by 0 where it is admitted and the client does not mind losses, else by an array: the number of
-the rate that refuses, microseconds to wait, birth, time of the last call, and, if only asked, the units in each window.
+the rate that refuses and microseconds to wait; birth and time of the last call, if losses matter; and, if only asked,
+the units in each window.
 In place of the number: 0 none refuses, -2 a foreign format, -3 the log was lost, -4 our format where the reference's
 was meant.
 """
@@ -136,9 +137,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local weight, loss, rates = tonumber(ARGV[1]), tonumber(ARGV[4]), (#ARGV - 7) / 2
 local longest = tonumber(ARGV[#ARGV])
-local last = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
-if loss == 0 and last[2] then
-    local entry, ending = last[1], tonumber(last[2])
+local newest = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
+if loss == 0 and newest[2] then
+    local entry, ending = newest[1], tonumber(newest[2])
     if string.sub(entry, 27, 31) == ARGV[7] and ending > 1e14 and ending <= now and string.sub(entry, 1, 2) == 'L2'
             and math.floor(8 * now / longest) == math.floor(8 * ending / longest) then
         local count, _, birth = struct.unpack('>ddd', entry, 3)
@@ -156,7 +157,7 @@ end
 """
     + _COMMON
     + """
-if not load(last) or ending > now + longest or total > 4e15 then
+if not load(newest) or ending > now + longest or total > 4e15 then
     if last.err or not rewrite(longest) or not load() then return {-2} end
 end
 local real = now
@@ -210,7 +211,8 @@ if wrote and due or not wrote and ending > 0 and redis.call('PTTL', key) == -1 t
     keep(longest, now - real)
 end
 if failing == 0 and loss == 0 and weight > 0 then return 0 end
-if loss >= 0 then return {failing, wait, birth, ending} end
+if loss == 0 then return {failing, wait} end
+if loss > 0 then return {failing, wait, birth, ending} end
 for i = 1, rates do bases[i] = total - bases[i] end
 return {failing, wait, birth, ending, unpack(bases)}
 """

@@ -32,6 +32,9 @@ class Refusal:
 
 def answered(data: bytes) -> Any:
     """The answer that the data are, in RESP 2 or 3, without messages pushed before it; PENDING if more is to come."""
+    if data.startswith(b"*2\r\n:") and data.count(b"\r\n") == 3 and data.count(b"\r\n:") == 2:  # what a denial is
+        _, first, second, _ = data.split(b"\r\n")
+        return [int(first[1:]), int(second[1:])]
     at = 0
     try:
         while True:
