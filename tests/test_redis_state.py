@@ -139,6 +139,25 @@ def test_an_algorithm_of_the_users_own_brings_its_script(one: Subject) -> None:
         StateBucket([Rate(1, 1000)], Silent(), RedisStateStore(one.client, fresh_key())).put(item)
 
 
+def test_buckets_of_any_algorithms_may_share_a_store(one: Subject) -> None:
+    class Half(GCRA):
+        def emission(self, rate: Rate) -> int:
+            return 2 * super().emission(rate)
+
+    class Never(GCRA):
+        def redis_script(self) -> str:
+            return "return {0, 42}"
+
+    rates, store = [Rate(1000, HOUR, burst=1000)], RedisStateStore(one.client, fresh_key())
+    once, half, never = (StateBucket(rates, algorithm(), store) for algorithm in (GCRA, Half, Never))
+    assert one.put(once, 600)
+    assert not one.put(once, 600)
+    assert not one.put(never)
+    assert one.put(half, 600)  # 600 at the rate itself are 300 at half of it
+    assert not one.put(half, 200)
+    assert not one.put(once)
+
+
 def test_what_is_no_state_is_refused(one: Subject) -> None:
     key = fresh_key()
     bucket = StateBucket([Rate(1, 1000)], store=RedisStateStore(one.client, key))

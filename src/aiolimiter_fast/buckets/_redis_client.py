@@ -115,12 +115,14 @@ class Held:
     It is a weak reference, so that a pool and its connections go when the user lets go of them.
     """
 
-    __slots__ = ("connection", "is_late", "loop", "noise", "sink", "source")
+    __slots__ = ("connection", "end", "is_late", "loop", "noise", "sink", "source", "timer")
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.connection = ref(connection)
         self.loop = loop
         self.is_late = False
+        self.end: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.source: Any = None
         self.sink: Any = None
         link: Any = None
@@ -144,10 +146,28 @@ class Held:
             and not self.noise()
         )
 
-    def expire(self) -> None:
-        """End what is awaited of the connection, and it."""
-        self.is_late = True
-        self.sink.transport.abort()
+    def due(self, end: float) -> None:
+        """End what is awaited of the connection, and it, at this instant, unless `end` is None by then.
+
+        The timer stays for the calls to come: it is set anew once a budget, not once a call.
+        """
+        self.end = end
+        if self.timer is None or self.timer.when() > end:
+            if self.timer is not None:
+                self.timer.cancel()
+            assert self.loop is not None
+            self.timer = self.loop.call_at(end, self._expire)
+
+    def _expire(self) -> None:
+        self.timer = None
+        end, loop = self.end, self.loop
+        if end is None or loop is None:
+            return
+        if loop.time() < end:
+            self.timer = loop.call_at(end, self._expire)
+        else:
+            self.is_late = True
+            self.sink.transport.abort()
 
 
 class Holdings:
@@ -384,13 +404,13 @@ class AsyncLink(_Base):
                 if not held.is_usable(connection):
                     await pool.release(connection)
                     continue
-                timer = loop.call_at(end, held.expire)
+                held.due(end)
                 try:
                     return await self._run(pool, held, connection, self._wire(script, key, arguments, False))
                 except self.package.NoScriptError:
                     break
                 finally:
-                    timer.cancel()
+                    held.end = None
         return await bounded(self._anew(script, key, arguments), end - loop.time())
 
     async def _anew(self, script: Script, key: bytes, arguments: Arguments) -> Any:

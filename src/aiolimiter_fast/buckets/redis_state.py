@@ -25,6 +25,30 @@ if TYPE_CHECKING:
 __all__ = ["RedisStateStore"]
 
 
+class Tail:
+    """What seldom changes of a script's arguments, and for which rates."""
+
+    __slots__ = ("algorithm", "seen", "terms", "values", "wire")
+
+    def __init__(
+        self, algorithm: StateAlgorithm | None, seen: tuple[int, int], rates: Sequence[Rate], values: tuple[Any, ...]
+    ) -> None:
+        self.algorithm = algorithm
+        self.seen = seen
+        self.terms = [(rate, rate.limit, rate.interval, rate.burst) for rate in rates]
+        self.values = values
+        self.wire = packed(*values)
+
+    def is_of(self, rates: Sequence[Rate]) -> bool:
+        """Whether these are the rates, as they were."""
+        if len(rates) != len(self.terms):
+            return False
+        for given, (rate, limit, interval, burst) in zip(rates, self.terms, strict=True):
+            if given is not rate or rate.limit != limit or rate.interval != interval or rate.burst != burst:
+                return False
+        return True
+
+
 class RedisStateStore(StateStore):
     """A state in one hash of a Redis or Valkey, changed by one script per decision.
 
@@ -76,7 +100,7 @@ class RedisStateStore(StateStore):
         self._link = link
         self._key = bytes_of("key", key)
         self._seen: tuple[int, int] = 0, 0
-        self._tail: tuple[Any, tuple[Any, ...], bytes] = None, (), b""  # what seldom changes of the arguments
+        self._tail = Tail(None, (0, 0), [], ())
         self._own = _lua.GCRA
         self._scripts: dict[str, _lua.Script] = {_lua.GCRA.source: _lua.GCRA}
 
@@ -110,16 +134,14 @@ class RedisStateStore(StateStore):
         self, script: _lua.Script, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int
     ) -> Arguments:
         own = script is self._own
-        key = self._seen, [(rate.limit, rate.interval, rate.burst) for rate in rates] if own else None
         tail = self._tail  # other threads may change it meanwhile
-        if not own or tail[0] != key:
+        if not (own and tail.algorithm is algorithm and tail.seen == self._seen and tail.is_of(rates)):
             values = self._keep(rates), len(rates), *algorithm.redis_args(rates)
             if own:
                 values += (LOSS[self.outages.on_state_loss], *self._seen)
-            self._tail = tail = key, values, packed(*values)
-        _, values, wire = tail
+            self._tail = tail = Tail(algorithm, self._seen, rates, values)
         instant = 0 if own else now
-        return Arguments((instant, weight), packed(instant, weight) + wire, values)
+        return Arguments((instant, weight), packed(instant, weight) + tail.wire, tail.values)
 
     def _decide(self, script: _lua.Script, arguments: Arguments, rates: Sequence[Rate], seconds: float) -> Any:
         answer = self._link.script(script, self._key, arguments, seconds)
