@@ -53,7 +53,7 @@ def url_of(link: Proxy) -> str:
 
 
 def test_calls_wait_for_their_turn_and_are_all_admitted(on: Subject) -> None:
-    limiter = Limiter(on.bucket([Rate(2, 30)]))
+    limiter = Limiter(on.bucket([Rate(2, 10)]))
     assert all(on.run(limiter.try_acquire("x")) for _ in range(7))
 
     async def together() -> list[bool]:
@@ -143,15 +143,15 @@ async def test_waits_of_calls_that_overlap_are_their_own(redis_url: str) -> None
 
 @pytest.mark.parametrize("days", [-1, 1])
 def test_the_clocks_of_clients_do_not_matter(on: Subject, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
-    bucket = on.bucket([Rate(2, 50)])
-    state = StateBucket([Rate(2, 50)], store=RedisStateStore(on.client, fresh_key()))
+    bucket = on.bucket([Rate(2, 20)])
+    state = StateBucket([Rate(2, 20)], store=RedisStateStore(on.client, fresh_key()))
     for each in (bucket, state):
         assert on.put(each, 2)
         wrong = clocks.WallClock().now() + days * 86_400_000
         monkeypatch.setattr(clocks.WallClock, "now", lambda self, wrong=wrong: wrong)
         item = RateItem("x", now(), 2)
         assert not on.run(each.put(item)) or on.run(each.count()) <= 2
-        assert on.run(each.waiting(item)) <= 51
+        assert on.run(each.waiting(item)) <= 21
         monkeypatch.undo()
         assert on.run(Limiter(each).try_acquire("x", timeout=5))
 
