@@ -3,7 +3,7 @@
 The limit for Redis is a bare EVALSHA of a script that returns 1, by the same client on the same server. Each ratio is
 taken within one round, the limit right before it. How many times faster we are is taken within one round, too: both
 libraries have the same client and server, and each a key that it fills as the other does. Decisions are those with room
-for all, those of rates that are in use, where some calls are denied, and denials.
+for all, those of rates that are in use, whose windows move on while the calls are made, and denials.
 
 Four processes demand for ten seconds, and every 100 ms one of them is killed and another begins: how many units were
 surely admitted beyond a limit within one of its windows, by what the processes noted and by the server's log; and how
@@ -46,7 +46,7 @@ MANY = 10**9
 HOUR = 3_600_000
 ONE = ((MANY, 1000),)
 THREE = ((MANY, 1000), (2 * MANY, 5000), (3 * MANY, 60_000))
-IN_USE = ((2, 1), (50, 100), (400, 1000))
+IN_USE = ((60, 1), (5000, 100), (40_000, 1000))
 FULL = ((500, HOUR), (1000, 3 * HOUR), (1500, 5 * HOUR))
 
 

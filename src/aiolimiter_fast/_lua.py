@@ -98,25 +98,33 @@ local function rewrite(longest)
     return true
 end
 
--- What the log's ends tell; false if they are not ours. `before`: units before the first call that is kept.
+-- What the log's end tells; false if it is not ours.
 local first, last, total, before, birth, ending
 local function load(known)
     last = known or redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
     if last.err then return false end
-    first, total, before, birth, ending = {}, 0, 0, 0, 0
+    first, total, before, birth, ending = nil, 0, 0, 0, 0
     if not last[1] then return true end
-    first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
     local count, _, born = read(last[1], last[2])
-    local begin, units = read(first[1], first[2])
-    if not count or not begin then return false end
-    total, before, birth, ending = count, begin - units, born, tonumber(last[2])
+    if not count then return false end
+    total, birth, ending = count, born, tonumber(last[2])
+    return true
+end
+-- And its beginning: the first call that is kept, and the units before it.
+local function begin()
+    if first or not last[1] then return true end
+    first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    local count, units = read(first[1], first[2])
+    if not count then return false end
+    before = count - units
     return true
 end
 
 -- The call with which the count reaches this much: time and member. Where calls weigh the same, at the first attempt.
 local function find(count)
     local low, high = 0, redis.call('ZCARD', key) - 1
-    local at = math.ceil((count - before) * (high + 1) / (total - before)) - 1
+    local _, each = struct.unpack('>dd', last[1], 3)
+    local at = high - math.floor((total - count) / math.max(each, 1))
     while true do
         at = math.max(low, math.min(at, high))
         local found = redis.call('ZRANGE', key, at, at, 'WITHSCORES')
@@ -157,64 +165,81 @@ end
 """
     + _COMMON
     + """
-if not load(newest) or ending > now + longest or total > 4e15 then
-    if last.err or not rewrite(longest) or not load() then return {-2} end
-end
-local real = now
-if ending > now then now = ending end
-local due = ending == 0 or real < now or math.floor(8 * now / longest) ~= math.floor(8 * ending / longest)
-local wrote = false
-local hinted = loss >= 0 and ending > 0 and string.sub(last[1], 27, 31) == ARGV[7] and #last[1] >= 31 + 8 * rates
-local known = tonumber(ARGV[5])
-if loss > 0 and known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[6]) + longest > now then
-    if loss == 2 then return {-3} end
-    local fill = tonumber(ARGV[#ARGV - 1])
-    total = total + fill
-    birth = -now
-    redis.call('ZADD', key, now, member(total, fill, birth, none, ''))
-    ending, hinted, wrote, due = now, false, true, true
-end
-local failing, wait, bases = 0, 0, {}
-for i = 1, rates do
-    local limit, interval = tonumber(ARGV[6 + 2 * i]), tonumber(ARGV[7 + 2 * i])
-    local base = hinted and struct.unpack('>d', last[1], 24 + 8 * i)
-    if not base or total + weight - base > limit then
-        local start = now - interval
-        if ARGV[3] == '1' then start = now - now % interval end
-        base = total
-        if ending >= start then
-            local head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'LIMIT', 0, 1)[1]
-            local count, units = struct.unpack('>dd', head, 3)
-            base = count - units
-        end
-        if total + weight - base > limit then
-            if failing == 0 then failing = i end
-            local free
-            if ARGV[3] == '1' then free = start + interval
-            else free = find(total + weight - limit) + interval + 1 end
-            if free - real > wait then wait = free - real end
-        end
+-- The answer; nil if the log has to be written anew before.
+local function decide(known_end)
+    if not load(known_end) or ending > now + longest or total > 4e15 then return nil end
+    if loss ~= 0 and not begin() then return nil end
+    local real, now = now, math.max(now, ending)
+    local due = ending == 0 or real < now or math.floor(8 * now / longest) ~= math.floor(8 * ending / longest)
+    local wrote = false
+    local hinted = loss >= 0 and ending > 0 and string.sub(last[1], 27, 31) == ARGV[7] and #last[1] >= 31 + 8 * rates
+    local known = tonumber(ARGV[5])
+    if loss > 0 and known ~= 0 and known ~= birth and birth >= 0 and tonumber(ARGV[6]) + longest > now then
+        if loss == 2 then return {-3} end
+        local fill = tonumber(ARGV[#ARGV - 1])
+        total = total + fill
+        birth = -now
+        last = {member(total, fill, birth, none, ''), now}
+        redis.call('ZADD', key, now, last[1])
+        ending, hinted, wrote, due = now, false, true, true
     end
-    bases[i] = base
-end
-if failing == 0 and weight > 0 and loss >= 0 then
-    if first[2] and tonumber(first[2]) < now - longest then
-        redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
+    local failing, wait, bases = 0, 0, {}
+    for i = 1, rates do
+        local limit, interval = tonumber(ARGV[6 + 2 * i]), tonumber(ARGV[7 + 2 * i])
+        local base = hinted and struct.unpack('>d', last[1], 24 + 8 * i)
+        if not base or total + weight - base > limit then
+            local start = now - interval
+            if ARGV[3] == '1' then start = now - now % interval end
+            base = total
+            local head, reached, units
+            if ending >= start then
+                head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+                reached, units = struct.unpack('>dd', head[1], 3)
+                base = reached - units
+            end
+            local over = total + weight - limit
+            if over > base then
+                if failing == 0 then failing = i end
+                local free = start + interval
+                if ARGV[3] ~= '1' then
+                    local leaves = tonumber(head[2])
+                    if reached < over then
+                        if not begin() then return nil end
+                        leaves = find(over)
+                    end
+                    free = leaves + interval + 1
+                end
+                if free - real > wait then wait = free - real end
+            end
+        end
+        bases[i] = base
     end
-    if birth == 0 then birth = now end
-    local hints = ARGV[7] .. struct.pack('>' .. string.rep('d', rates), unpack(bases))
-    redis.call('ZADD', key, now, member(total + weight, weight, birth, hints, ARGV[2]))
-    ending = now
-    wrote = true
+    if failing == 0 and weight > 0 and loss >= 0 then
+        if not begin() then return nil end
+        if first and tonumber(first[2]) < now - longest then
+            redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', now - longest))
+        end
+        if birth == 0 then birth = now end
+        local hints = ARGV[7] .. struct.pack('>' .. string.rep('d', rates), unpack(bases))
+        redis.call('ZADD', key, now, member(total + weight, weight, birth, hints, ARGV[2]))
+        ending = now
+        wrote = true
+    end
+    if wrote and due or not wrote and ending > 0 and redis.call('PTTL', key) == -1 then
+        keep(longest, now - real)
+    end
+    if loss == 0 then
+        if failing == 0 and weight > 0 then return 0 end
+        return {failing, wait}
+    end
+    if loss > 0 then return {failing, wait, birth, ending} end
+    for i = 1, rates do bases[i] = total - bases[i] end
+    return {failing, wait, birth, ending, unpack(bases)}
 end
-if wrote and due or not wrote and ending > 0 and redis.call('PTTL', key) == -1 then
-    keep(longest, now - real)
-end
-if failing == 0 and loss == 0 and weight > 0 then return 0 end
-if loss == 0 then return {failing, wait} end
-if loss > 0 then return {failing, wait, birth, ending} end
-for i = 1, rates do bases[i] = total - bases[i] end
-return {failing, wait, birth, ending, unpack(bases)}
+local answer = decide(newest)
+if answer then return answer end
+if last.err or not rewrite(longest) then return {-2} end
+return decide() or {-2}
 """
 )
 
@@ -237,8 +262,8 @@ if what == 'flush' then
     end
     return gone
 end
-if not load() then
-    if last.err or not rewrite(longest) or not load() then return {-2} end
+if not (load() and begin()) then
+    if last.err or not rewrite(longest) or not (load() and begin()) then return {-2} end
 end
 if ending > now then now = ending end
 local gone = total
