@@ -277,7 +277,7 @@ def test_limiters_with_other_rates_at_one_key_do_not_mind_each_others_hints(
     ids=["admitted", "denied"],
 )
 def test_a_decision_takes_few_commands_on_the_server(one: Subject, limit: int, commands: set[str]) -> None:
-    bucket = one.bucket([Rate(limit, 1000 * HOUR), Rate(2000, 2000 * HOUR), Rate(3000, 3000 * HOUR)])
+    bucket = one.bucket([Rate(limit, HOUR), Rate(limit + 1, 2 * HOUR), Rate(limit + 2, 4 * HOUR)])
     for _ in range(2):
         assert one.put(bucket)
     one.raw.config_resetstat()
