@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 import valkey
+import valkey.asyncio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis_subjects import CLIENTS, ServerClock, Subject, fresh_key, now, subject
@@ -401,6 +402,13 @@ def test_valkeys_own_client_will_do(redis_url: str) -> None:
     bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())  # type: ignore[arg-type]
     assert [bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
     client.close()  # type: ignore[no-untyped-call]
+
+
+async def test_valkeys_own_asynchronous_client_will_do(redis_url: str) -> None:
+    client = valkey.asyncio.Valkey.from_url(redis_url)
+    bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())
+    assert [await bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
+    await client.aclose()
 
 
 def test_who_programs_for_pyrate_limiter_finds_it_there() -> None:
