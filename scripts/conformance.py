@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from _suites import SUITES, Suite
@@ -26,7 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # and unless every test of the suite has passed: an empty or skipped run is not a success.
 PLUGIN = """\
 import os
-import sys
 from importlib import import_module
 
 import pytest
@@ -44,20 +45,6 @@ if subject != "reference":
 found = getattr(import_module(library), name)
 if subject != "reference" and found is not getattr(aiolimiter_fast, name):
     raise pytest.UsageError(f"install() left {found!r} under test")
-
-# Names that are imported by the tests that are run, for those that are not.
-LATER = {
-    "pyrate_limiter": (
-        "PgQueries", "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
-        "dedicated_sqlite_clock_connection",
-    ),
-    "pyrate_limiter.clocks": ("PostgresClock",),
-}
-if library == "pyrate_limiter":
-    for module, names in LATER.items():
-        for later in names:
-            if not hasattr(sys.modules[module], later):
-                setattr(sys.modules[module], later, type(later, (), {}))
 
 passed = 0
 
@@ -92,14 +79,32 @@ def fetch_sdist(suite: Suite, cache: Path) -> Path:
     return sdist
 
 
-def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool) -> None:
+@contextmanager
+def servers(suite: Suite) -> Iterator[dict[str, str]]:
+    """Start what a suite needs, as our own tests do: by the address that it knows, the one to put in its place."""
+    sys.path.append(str(ROOT / "tests"))
+    if not suite.postgres:
+        yield {}
+    elif dsn := os.environ.get("POSTGRES_DSN"):
+        yield {suite.postgres: dsn}
+    else:
+        from servers import PostgresServer
+
+        with PostgresServer() as server:
+            yield {suite.postgres: server.dsn}
+
+
+def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool, addresses: dict[str, str]) -> None:
     prefix = f"{suite.release}/tests/"
     (target / "tests").mkdir(parents=True)
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             content = archive.extractfile(member) if member.name.startswith(prefix) else None
             if content is not None:
-                (target / "tests" / Path(member.name).name).write_bytes(content.read())
+                text = content.read().decode()
+                for theirs, ours in addresses.items():
+                    text = text.replace(theirs, ours)
+                (target / "tests" / Path(member.name).name).write_text(text, encoding="utf-8")
     (target / "pytest.ini").write_text(f"[pytest]\ntestpaths = tests\n{suite.config}\n")
     (target / "conformance_plugin.py").write_text(PLUGIN)
     if suite.conftest and not real_time:
@@ -115,6 +120,7 @@ def start(suite: Suite, subject: str, target: Path) -> "subprocess.Popen[str]":
         CONFORMANCE_SUBJECT=subject,
         CONFORMANCE_TESTS=str(suite.tests),
         PYTHONDONTWRITEBYTECODE="1",
+        TMPDIR=str(target),
     )
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "conformance_plugin", "-p", "no:cacheprovider"]
     # A test that goes on for ever ends the run, with every stack.
@@ -138,12 +144,12 @@ def main() -> int:
     failed = []
     for suite in [SUITES[library] for library in arguments.libraries or SUITES]:
         sdist = fetch_sdist(suite, ROOT / ".cache" / "conformance")
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, servers(suite) as addresses:
             # The engines at once: most of the time the tests sleep.
             runs = {}
             for subject in subjects:
                 target = Path(folder) / subject
-                unpack(suite, sdist, target, arguments.real_time)
+                unpack(suite, sdist, target, arguments.real_time, addresses)
                 runs[subject] = start(suite, subject, target)
             for subject, run in runs.items():
                 output, _ = run.communicate()
