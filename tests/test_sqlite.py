@@ -113,6 +113,20 @@ class TestTheTable:
         # A denial that has to find the unit for which it waits, thousands of entries away, does so by halves.
         assert steps(10**5 - 10, START + 5000) < 20 * short
 
+    @pytest.mark.parametrize("algorithm", [SlidingWindowLog(), FixedWindow()])
+    def test_an_admission_is_one_statement_and_a_refusal_writes_nothing(self, make: Any, algorithm: Any) -> None:
+        bucket = make(Rate(3, HOUR), Rate(4, 2 * HOUR), Rate(5, 4 * HOUR), algorithm=algorithm)
+        assert put(bucket, weight=2)
+        statements: list[str] = []
+        bucket.conn.set_trace_callback(statements.append)
+        assert put(bucket)
+        assert [statement.split()[0] for statement in statements] == ["INSERT"]
+        assert not put(bucket)
+        statements.clear()
+        assert not put(bucket)
+        assert statements[0] == "BEGIN"
+        assert {statement.split()[0] for statement in statements} == {"BEGIN", "SELECT", "COMMIT"}
+
     def test_what_has_left_the_longest_window_goes_while_deciding_and_no_thread_sees_to_that(
         self, make: Any, execute: Any
     ) -> None:

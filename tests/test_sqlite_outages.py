@@ -100,6 +100,13 @@ class TestALockedFile:
             assert bucket.count() == 1  # who only reads is not held up
         assert tries(bucket, 2) == [True, False]
 
+    def test_a_refusal_needs_no_lock(self, path: str, make: Any) -> None:
+        bucket = make(Rate(1, HOUR), budget=0.02)
+        assert put(bucket)
+        with locked(path):
+            assert tries(bucket, 2) == [False, False]
+            assert HOUR - 60_000 < bucket.waiting(RateItem("item", bucket.now())) <= HOUR + 1
+
     @pytest.mark.parametrize(("policy", "expected"), [("open", [True] * 3), ("closed", [False] * 3)])
     def test_it_admits_or_denies_everything_where_that_is_wanted(
         self, path: str, make: Any, policy: str, expected: list[bool]

@@ -20,6 +20,10 @@ MARK = "aiolimiter_fast_"
 MOST = 1 << 62
 # Seconds to wait for other processes where the caller sets no other bound: as long as the sqlite3 module does.
 PATIENCE = 5.0
+# The time of day in milliseconds, the same wherever it stands in a statement.
+NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
+# Milliseconds that may have passed since the time stamp of an item that is entered at once.
+AGREED = 999
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
@@ -199,12 +203,13 @@ class Table:
 
     usage: str
 
-    def __init__(self, name: str, rates: int) -> None:
+    def __init__(self, name: str, rates: int, fixed: bool) -> None:
         self.name = quoted(name)
+        self.fixed = fixed
         self.prepare(rates)
 
     def prepare(self, rates: int) -> None:
-        """Write the statements; one looks at the windows of so many rates."""
+        """Write the statements; some look at the windows of so many rates."""
         raise NotImplementedError
 
     def use(self, execute: Any, starts: Sequence[int]) -> tuple[int | None, int, list[int]]:
@@ -215,8 +220,8 @@ class Table:
         """Enter an item at a time that is not before the newest."""
         raise NotImplementedError
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
-        """The time stamp of the unit at `offset`, 0 the newest; it is not before `start`."""
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
+        """The time stamp of the unit at `offset`, 0 the newest; it is among the `count` units since `start`."""
         raise NotImplementedError
 
     def unit(self, execute: Any, index: int) -> tuple[str, int, int] | None:
@@ -269,19 +274,8 @@ class RunTable(Table):
         )
         self.insert = f"INSERT INTO {self.name} VALUES (?, ?, ?, ?)"
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
-        # Enter an item if it is still the millisecond of its time stamp, there is an entry already, none from the
-        # future, and room: for all rates if the longest window holds no more than the smallest limit, else for each.
-        # ?4 and ?5 are limit and interval of the first rate.
-        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 -"
-        windows = [f"coalesce(({base} ?{5 + 2 * i} {order}), total)" for i in range(rates)]
-        room = " AND ".join(f"total + ?2 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
-        if rates > 1:
-            room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
-        self.enter = (
-            f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest}) WHERE"
-            " ?1 = CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
-            f" AND item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
-        )
+        self.enter = self.entering(NOW, f"now - ?3 BETWEEN 0 AND {AGREED} AND", rates)
+        self.enter_at = self.entering("?3", "", rates)
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
         self.reached = f"SELECT total FROM {self.name} WHERE item_timestamp <= ? {back}"
         self.next = f"SELECT item_timestamp FROM {self.name} WHERE item_timestamp >= ? AND total >= ? {order}"
@@ -291,6 +285,26 @@ class RunTable(Table):
         self.delete = (
             f"DELETE FROM {self.name} WHERE item_timestamp < ?1 AND item_timestamp <= coalesce((SELECT item_timestamp"
             f" FROM {self.name} ORDER BY item_timestamp, total LIMIT 1 OFFSET {BATCH}), ?1)"
+        )
+
+    def entering(self, now: str, condition: str, rates: int) -> str:
+        """Enter an item of weight ?1 and name ?2 if there is an entry already, none from the future, and room.
+
+        Limits and intervals are ?4, ?5 and so on. Where the total is NULL nothing is entered. It is no INSERT SELECT,
+        since for one from the table itself SQLite makes a temporary table.
+        """
+        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= now - {'now %' if self.fixed else ''}"
+        windows = [
+            f"coalesce(({base} ?{5 + 2 * i} ORDER BY item_timestamp, total LIMIT 1), total)" for i in range(rates)
+        ]
+        room = " AND ".join(f"total + ?1 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
+        if rates > 1:  # there is for all rates if the longest window holds no more than the smallest limit
+            room = f"(total + ?1 <= ?4 + {windows[-1]} OR {room})"
+        return (
+            f"INSERT OR IGNORE INTO {self.name} VALUES ({now}, (SELECT total + ?1 FROM"
+            f" (SELECT item_timestamp, total, {now} AS now FROM {self.name}"
+            " ORDER BY item_timestamp DESC, total DESC LIMIT 1)"
+            f" WHERE {condition} item_timestamp <= now AND total < {MOST // 2} AND {room}), ?1, ?2)"
         )
 
     def use(self, execute: Any, starts: Sequence[int]) -> tuple[int | None, int, list[int]]:
@@ -314,11 +328,8 @@ class RunTable(Table):
         execute(f"UPDATE {self.name} SET total = total - ?", (base,))
         return int(total - base)
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
-        since = execute(self.window, (start,)).fetchone()
-        if since is None or total - since[0] <= offset:
-            return None
-        if total - since[0] - offset <= FEW:
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
+        if count - offset <= FEW:
             return int(execute(self.next, (start, total - offset)).fetchone()[0])
         return self.search(execute, total - offset, start)
 
@@ -388,7 +399,7 @@ class ReferenceTable(Table):
     def append(self, execute: Any, at: int, total: int, weight: int, name: str) -> None:
         execute(self.insert, (name, at, weight))
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
         entry = self.unit(execute, offset)
         return None if entry is None else entry[1]
 
@@ -408,13 +419,15 @@ class ReferenceTable(Table):
         execute(f"DELETE FROM {self.name} WHERE item_timestamp < ?", (bound,))
 
 
-def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: bool) -> tuple[Table, bool]:
+def open_table(
+    execute: Any, name: str, rates: int, fixed: bool, *, create: bool, reference: bool
+) -> tuple[Table, bool]:
     """Find the table within a transaction that may write, or make it, or take over one in the reference's format.
 
     Returns it, and whether it was made.
 
-    Arguments: create, whether to make one that is missing; reference, whether to leave or make it in the reference's
-    format.
+    Arguments: fixed, whether windows are; create, whether to make one that is missing; reference, whether to leave or
+    make it in the reference's format.
 
     Raises ValueError if it is missing, or in another format.
     """
@@ -426,11 +439,11 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
         kind = ReferenceTable if reference else RunTable
         for statement in kind.schema(name):
             execute(statement)
-        return kind(name, rates), True
+        return kind(name, rates, fixed), True
     schema = execute("SELECT sql FROM sqlite_master WHERE name = ? COLLATE NOCASE", (name,)).fetchone()[0]
     mark = re.search(rf"CONSTRAINT {MARK}(\d+) PRIMARY KEY", schema)
     if mark and int(mark[1]) == FORMAT and columns == ["item_timestamp", "total", "weight", "name"]:
-        return RunTable(name, rates), False
+        return RunTable(name, rates, fixed), False
     if mark:
         raise ValueError(
             f"table {name!r} is in format {mark[1]} of aiolimiter_fast; this release knows format {FORMAT}: update it"
@@ -438,9 +451,9 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
     if sorted(columns) != ["item_timestamp", "name"]:
         raise ValueError(f"table {name!r} holds something else: its columns are {columns}")
     if reference:
-        return ReferenceTable(name, rates), False
+        return ReferenceTable(name, rates, fixed), False
     _take_over(execute, name)
-    return RunTable(name, rates), False
+    return RunTable(name, rates, fixed), False
 
 
 def _take_over(execute: Any, name: str) -> None:

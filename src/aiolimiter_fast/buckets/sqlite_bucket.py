@@ -164,14 +164,13 @@ class SQLiteBucket(BackendBucket):
         self._found = False  # the table was there, or was made, once
         self._puts = 0
         self._look_at = 0.0
-        # What `put` may execute at once: the cursor's method and the statement, where nothing is in the way.
-        self._enter: tuple[Callable[..., sqlite3.Cursor], str] | None = None
+        # What `put` may execute at once, where nothing is in the way: the cursor's method, a statement for now and one
+        # for any time, and how to take and release the mutex.
+        self._entry: tuple[Any, str, str, Any, Any] | None = None
         self._database = _sqlite.Database(source)
         self.rates = rates
         self.lock: Any = self._database.mutex if lock is None else lock
-        is_own = self._database.path is not None
-        is_plain = is_own and lock is None and not reference_format
-        self._is_plain = is_plain and type(self._algorithm) is SlidingWindowLog
+        self._is_plain = self._is_counting and self._database.path is not None and lock is None
         try:
             self.outages.ask(lambda _: self._run(lambda *_: None, None))
         except BackendUnavailable:
@@ -239,7 +238,7 @@ class SQLiteBucket(BackendBucket):
     def rates(self, rates: list[Rate]) -> None:
         with self._database.mutex:
             BackendBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
-            self._enter = None
+            self._entry = None
             if self._log is not None:
                 self._log.prepare(len(self._rates))
         if self.outages.local_share is not None:
@@ -255,40 +254,45 @@ class SQLiteBucket(BackendBucket):
         Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
         # What is plain is decided here at the least cost: a statement alone is a transaction that may write from its
-        # beginning. Whatever is in the way, `put_decision` sees to it.
-        enter, weight, name, mutex = self._enter, item.weight, item.name, self._database.mutex
+        # beginning. Whatever is in the way, `_put_in_full` sees to it.
+        entry, weight, name, timestamp = self._entry, item.weight, item.name, item.timestamp
+        kind = type(timestamp)
         if (
-            enter is None
-            or type(item.timestamp) is not Reading
+            entry is None
+            or (kind is not Reading and kind is not int)
             or type(weight) is not int
-            or weight <= 0
+            or not 0 < weight < _sqlite.MOST
             or type(name) is not str
+            or self.failing_rate is not None
+            or getattr(item, "noted", None) is not None
             or time.monotonic() >= self._look_at
-            or not mutex.acquire(False)
         ):
             return self.put_decision(item).failing_rate is None
+        execute, enter, enter_at, acquire, release = entry
+        terms = [weight, name, timestamp]
+        for rate in self._rates:
+            terms += rate.limit, rate.interval
+        if not acquire(False):
+            return self.put_decision(item).failing_rate is None
         try:
-            terms = [item.timestamp, weight, name]
-            for rate in self._rates:
-                terms += rate.limit, rate.interval
-            entered = enter[0](enter[1], terms).rowcount == 1
+            entered = execute(enter if kind is Reading else enter_at, terms).rowcount == 1
         except sqlite3.DatabaseError:
             entered = False
         finally:
-            mutex.release()
+            release()
         if not entered:
-            return self.put_decision(item).failing_rate is None
-        if self._scheduled:
-            self._puts += 1
-            if self._puts >= PRUNE_EVERY:
-                self._enter = None
-        self.failing_rate = self._last_wait = None
-        if getattr(item, "noted", None) is not None:
-            item.noted = None
+            return self._put_in_full(item, True).failing_rate is None
+        self._puts += 1
+        if self._puts >= PRUNE_EVERY and self._scheduled:
+            self._entry = None  # once
         return True
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
+        return self._put_in_full(item, self.failing_rate is not None)
+
+    def _put_in_full(self, item: RateItem, doubtful: bool) -> Decision:
+        """Put an item of any kind; `doubtful`: see first whether it is refused, which takes nobody's lock."""
         weight, outages = item.weight, self.outages
         if not isinstance(weight, int):
             raise TypeError(f"weight must be a whole number, got {weight!r}")
@@ -298,11 +302,22 @@ class SQLiteBucket(BackendBucket):
             decision: Decision = super().put_decision(item)
             return decision
         try:
-            decision = self._run(self._put, item)
+            refusal = self._run(self._refuse, item, write=False) if doubtful and self._is_plain else None
+            decision = refusal or self._run(self._put, item)
         except outages.errors as error:
-            self._enter = None
+            self._entry = None
             decision = outages._failed(error, self._algorithm, self._rates, weight)
         return self._note(item, decision)
+
+    def _refuse(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision | None:
+        """Refuse the item; None if there may be room."""
+        at = self.now() if type(item.timestamp) is Reading else item.timestamp
+        starts = self._starts(at)
+        newest, total, counts = log.use(execute, starts)
+        if newest is None or newest > at:
+            return None
+        decision = self._judge(execute, log, (at, at, starts, total, counts), item.weight, self._rates, counts)
+        return None if decision.failing_rate is None else decision
 
     def _decide(self, item: RateItem, seconds: float) -> Decision:
         decision: Decision = self._run(self._put, item)
@@ -364,7 +379,7 @@ class SQLiteBucket(BackendBucket):
             # The shortest window that holds the unit is that of the rate that refused, so the unit is near its start.
             for start, count in zip(starts, used, strict=True):
                 if count > offset:
-                    return log.time_of(execute, offset, total, start)
+                    return log.time_of(execute, offset, total, start, count)
             return None
 
         algorithm: Any = self._algorithm
@@ -415,6 +430,7 @@ class SQLiteBucket(BackendBucket):
 
     def _transact(self, action: Callable[..., Any], argument: Any, write: bool) -> Any:
         database, started, tries, deadline = self._database, time.monotonic(), 0, 0.0
+        lock = database.mutex
         if started >= self._look_at:
             self._look_at = started + LOOK_EVERY
             database.look()
@@ -425,7 +441,7 @@ class SQLiteBucket(BackendBucket):
                 result = action(execute, self._log or self._find(execute), argument)
                 execute("COMMIT")
             except sqlite3.DatabaseError as error:  # noqa: PERF203
-                self._enter = None
+                self._entry = None
                 if str(error).startswith("cannot start a transaction"):
                     raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
                 database.rollback()
@@ -447,7 +463,7 @@ class SQLiteBucket(BackendBucket):
                 raise
             else:
                 if self._is_plain and isinstance(self._log, _sqlite.RunTable):
-                    self._enter = execute, self._log.enter
+                    self._entry = execute, self._log.enter, self._log.enter_at, lock.acquire, lock.release
                 return result
 
     def _reopen(self) -> Callable[..., Any]:
@@ -458,7 +474,12 @@ class SQLiteBucket(BackendBucket):
     def _find(self, execute: Any) -> _sqlite.Table:
         """Find the table, or make it; and if it had been there before, act on the loss."""
         log, made = _sqlite.open_table(
-            execute, self.table, len(self._rates), create=self._create, reference=self._reference
+            execute,
+            self.table,
+            len(self._rates),
+            type(self._algorithm) is FixedWindow,
+            create=self._create,
+            reference=self._reference,
         )
         lost = made and self._found
         self._log, self._found = log, True
@@ -531,7 +552,7 @@ class SQLiteBucket(BackendBucket):
 
     def close(self) -> None:
         """Close the connection. What was admitted stays in the table."""
-        self._enter = None
+        self._entry = None
         self._database.close()
 
 
