@@ -50,21 +50,23 @@ GUARD = """IF current_setting('transaction_isolation') <> 'read committed' THEN
 FIXED_WAIT = "RETURN ARRAY[i, intervals[i] - moment % intervals[i] + moment - began];"
 CLOCK = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
-# The lock is held until the statement's transaction ends, by the server alone: no client can keep it.
-# Each expression of a function costs, so what is admitted is one statement after the lock.
+# The lock is held until the statement's transaction ends, by the server alone: no client can keep it. It is taken in a
+# condition, which costs no query; what is admitted to a table that is not empty is one query after it.
 DECIDE = """
 DECLARE
     answer bigint[]; limits bigint[]; intervals bigint[]; moment bigint; began bigint; start bigint; newest bigint;
     reached bigint; base bigint; place bigint; low bigint; high bigint; middle bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock({key});
+    IF pg_advisory_xact_lock({key}) IS NULL THEN
+        RETURN answer;
+    END IF;
     INSERT INTO {table} (item_timestamp, total, weight, name)
-    SELECT m.moment, coalesce(l.total, 0) + units, units, item_name
-    FROM (SELECT coalesce(instant, {clock}) AS moment) AS m LEFT JOIN LATERAL (
-        SELECT e.item_timestamp, e.total FROM {table} e ORDER BY e.item_timestamp DESC, e.total DESC LIMIT 1
-    ) AS l ON true
-    WHERE current_setting('transaction_isolation') = 'read committed' AND units <= limit1
-    AND (l.total IS NULL OR l.item_timestamp <= m.moment AND {room});
+    SELECT l.moment, l.total + units, units, item_name
+    FROM (
+        SELECT e.item_timestamp, e.total, coalesce(instant, {clock}) AS moment FROM {table} e
+        ORDER BY e.item_timestamp DESC, e.total DESC LIMIT 1
+    ) AS l
+    WHERE current_setting('transaction_isolation') = 'read committed' AND l.item_timestamp <= l.moment AND {room};
     IF FOUND AND NOT prune THEN
         RETURN answer;
     END IF;
@@ -295,7 +297,7 @@ def written(schema: str, table: str, rates: int, fixed: bool, reference: bool) -
     starts = {i: f"moment - {'{0}moment % ' if fixed else ''}interval{i}" for i in numbers}
     room = " AND ".join(
         f"l.total + units <= limit{i} + coalesce((SELECT e.total - e.weight FROM {table} e WHERE e.item_timestamp >="
-        f" m.{start.format('m.')} ORDER BY e.item_timestamp, e.total LIMIT 1), l.total)"
+        f" l.{start.format('l.')} ORDER BY e.item_timestamp, e.total LIMIT 1), l.total)"
         for i, start in starts.items()
     )
     body = (DECIDE_REFERENCE if reference else DECIDE).format(
