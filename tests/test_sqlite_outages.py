@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import sqlite3
 import subprocess
@@ -12,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fleets import Careless, Fleet, most, sqlite_bucket
 
 from aiolimiter_fast import Limiter, Rate, RateItem, SQLiteBucket
 from aiolimiter_fast.errors import BackendUnavailable
@@ -29,19 +30,6 @@ conn.execute("BEGIN IMMEDIATE")
 conn.execute("DELETE FROM limits")
 print("holding", flush=True)
 sys.stdin.read()
-"""
-
-WORK = """
-import sys, time
-from aiolimiter_fast import Rate, RateItem, SQLiteBucket
-path, log, *terms = sys.argv[1:]
-rates = [Rate(int(limit), int(interval)) for limit, interval in (term.split("/") for term in terms)]
-bucket = SQLiteBucket.init_from_file(rates, "limits", path)
-with open(log, "ab", buffering=0) as admissions:
-    while True:
-        early = time.time_ns()
-        if bucket.put(RateItem("item", bucket.now())):
-            admissions.write(b"%d %d\\n" % (early, time.time_ns()))
 """
 
 
@@ -224,39 +212,24 @@ class TestKilledProcesses:
     def test_four_of_them_killed_at_random_never_exceed_a_limit_and_the_others_go_on(
         self, path: str, tmp_path: Path, make: Any
     ) -> None:
-        chance = random.Random(4)
-        limits = ((20, 150), (300, HOUR))
-        log = tmp_path / "admissions"
-        log.touch()
-        bucket = make(*(Rate(*limit) for limit in limits))
-        arguments = (path, str(log), *(f"{limit}/{interval}" for limit, interval in limits))
-        workers = [run(WORK, *arguments) for _ in range(4)]
-
-        def admitted() -> list[list[int]]:
-            # A killed process may have been admitted and not have told; never the other way round.
-            return [[int(part) for part in line.split()] for line in log.read_bytes().splitlines()]
-
-        try:
-            kills = 0
-            end = time.monotonic() + 30
-            while len(admitted()) < 250 and time.monotonic() < end:
-                time.sleep(0.1)
-                if kills < 12:
-                    victim = chance.randrange(4)
-                    workers[victim].kill()
-                    workers[victim].communicate()
-                    workers[victim] = run(WORK, *arguments)
-                    kills += 1
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.communicate()
-        calls = sorted(admitted())
-        assert 250 <= len(calls) <= bucket.count() <= 300
+        limits = ((50, 100), (400, 1000))
+        with Fleet(partial(sqlite_bucket, path, limits), tmp_path / "record") as fleet:
+            fleet.run(seconds=2.5)
+            fleet.go_on()
+        assert fleet.kills == 25
+        calls = fleet.calls()
         for limit, interval in limits:
-            for first, _ in calls:
-                # Those that were surely admitted after the first began, by when they had surely been admitted.
-                ends = sorted(late for early, late in calls if early >= first)
-                if len(ends) > limit:
-                    assert ends[limit] - first > interval * 1_000_000, f"{limit + 1} within {interval} ms after {first}"
-        assert tries(bucket, 1) in ([True], [False])
+            assert limit / 2 < most(calls, interval) <= limit
+        # Nothing was admitted that is not in the table, and a kill costs one permit at most.
+        recorded = sum(call.admitted for call in calls)
+        bucket = make(*(Rate(*limit) for limit in limits))
+        assert recorded <= bucket.count() <= recorded + fleet.kills + fleet.size
+
+    def test_the_record_shows_a_limit_that_is_not_kept(self, path: str, tmp_path: Path) -> None:
+        limits = ((10, 100),)
+        Careless(path, limits).conn.close()
+        with Fleet(partial(Careless, path, limits), tmp_path / "record") as fleet:
+            end = time.monotonic() + 30
+            while most(fleet.calls(), 100) <= 10:
+                assert time.monotonic() < end
+                fleet.run(seconds=0.1)
