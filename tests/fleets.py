@@ -28,6 +28,8 @@ Limits = Sequence[tuple[int, int]]  # permits and milliseconds
 
 MILLISECOND = 1_000_000
 LAYOUT = struct.Struct("<qqqq")
+# What no worker needs to import anew.
+MODULES = ["aiolimiter_fast.buckets.postgres", "aiolimiter_fast.buckets.sqlite_bucket", "psycopg", "psycopg_pool"]
 # One refusal of so many is recorded, as a sign of life.
 SIGN = 64
 
@@ -84,7 +86,7 @@ def demand(open_bucket: Callable[[], Any], path: str) -> None:
         admitted = bucket.put(RateItem("item", bucket.now()))
         late = time.time_ns()
         calls += 1
-        if admitted or calls % SIGN == 0:
+        if admitted or calls % SIGN == 1:
             os.write(record, LAYOUT.pack(process, admitted, early, late))
 
 
@@ -100,12 +102,14 @@ class Fleet:
         self.open_bucket = open_bucket
         self.path = path
         self.kills = 0
+        self.calls: list[Call] = []
+        self.seen: set[int] = set()  # those that have been at work
         self.chance = random.Random(4)
         methods = multiprocessing.get_all_start_methods()
         # Where a worker starts by a fork it is at work within milliseconds, and not killed while it imports.
         self.context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
-            self.context.set_forkserver_preload([__name__, "psycopg_pool"])
+            self.context.set_forkserver_preload(MODULES)
         self.workers: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -119,31 +123,40 @@ class Fleet:
         return worker
 
     def kill(self) -> None:
-        """Kill one of them with SIGKILL, and start another."""
-        self.check()
-        victim = self.chance.randrange(self.size)
+        """Kill one that is at work with SIGKILL, and start another."""
+        at_work: list[int] = []
+        while not at_work:
+            self.check()
+            self._look()
+            at_work = [index for index, worker in enumerate(self.workers) if worker.pid in self.seen]
+            time.sleep(0 if at_work else 0.001)
+        victim = self.chance.choice(at_work)
         self.workers[victim].kill()
         self.workers[victim].join()
         self.workers[victim] = self._start()
         self.kills += 1
+
+    def _look(self) -> None:
+        """See what has been recorded since."""
+        with self.path.open("rb") as record:
+            record.seek(len(self.calls) * LAYOUT.size)
+            data = record.read()
+        assert len(data) % LAYOUT.size == 0
+        self.calls += [Call(*fields) for fields in LAYOUT.iter_unpack(data)]
+        self.seen |= {call.process for call in self.calls[-(len(data) // LAYOUT.size or 1) :]}
 
     def check(self) -> None:
         """Raise AssertionError if one has ended by itself."""
         for worker in self.workers:
             assert worker.exitcode is None, f"a worker has ended with exit code {worker.exitcode}"
 
-    def run(self, seconds: float, pause: float = 0.1) -> None:
-        """Let them work, and kill one within each pause."""
+    def run(self, kills: int, pause: float = 0.1) -> None:
+        """Let them work, and kill one at a random instant of each pause."""
         start = time.monotonic()
-        for number in range(round(seconds / pause)):
+        for number in range(kills):
             due = start + (number + self.chance.random()) * pause
             time.sleep(max(due - time.monotonic(), 0))
             self.kill()
-
-    def calls(self) -> list[Call]:
-        data = self.path.read_bytes()
-        assert len(data) % LAYOUT.size == 0
-        return [Call(*fields) for fields in LAYOUT.iter_unpack(data)]
 
     def go_on(self, patience: float = 30.0) -> None:
         """Wait until each of those that are left has been admitted from now on."""
@@ -153,7 +166,8 @@ class Fleet:
             assert time.monotonic() < end, f"{len(left)} of {self.size} workers are not admitted any more"
             self.check()
             time.sleep(0.02)
-            left -= {call.process for call in self.calls() if call.admitted and call.early >= begin}
+            self._look()
+            left -= {call.process for call in self.calls if call.admitted and call.early >= begin}
 
     def __exit__(self, *exc: object) -> None:
         for worker in self.workers:
@@ -161,6 +175,7 @@ class Fleet:
         for worker in self.workers:
             worker.join()
             worker.close()
+        self._look()
 
 
 def most(calls: Iterable[Call], milliseconds: int) -> int:
