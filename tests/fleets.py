@@ -183,7 +183,8 @@ def most(calls: Iterable[Call], milliseconds: int) -> int:
 
     Each was made at some instant of its call, so those of calls that began and ended in the window were made in it.
     """
-    answer, lates = 0, []
+    answer = 0
+    lates: list[int] = []
     for _, admitted, early, late in sorted(calls, key=lambda call: -call.early):
         if admitted:
             insort(lates, late)
