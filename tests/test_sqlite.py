@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import pickle
@@ -14,6 +15,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -445,6 +447,17 @@ class TestProcesses:
             )
         ]
         assert sum(int(worker.communicate()[0]) for worker in workers) == 60
+
+    def test_with_a_file_lock_threads_get_exactly_the_limit(self, make: Any) -> None:
+        bucket = make(Rate(25, HOUR), use_file_lock=True)
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(lambda _: put(bucket), range(60))) == 25
+
+    async def test_with_a_file_lock_tasks_get_exactly_the_limit(self, make: Any) -> None:
+        limiter = Limiter(make(Rate(10, HOUR), use_file_lock=True))
+        calls = (limiter.try_acquire_async("item", blocking=False) for _ in range(20))
+        assert sum(await asyncio.gather(*calls)) == 10
+        limiter.close()
 
     def test_a_bucket_in_a_file_can_be_pickled(self, make: Any) -> None:
         bucket = make(Rate(3, HOUR))

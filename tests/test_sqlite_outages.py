@@ -162,6 +162,34 @@ class TestALockedFile:
             assert tries(bucket, 3) == [True, True, False]
 
 
+class TestAFileThatCannotBeWritten:
+    """By a disk that is full, or rights that are missing."""
+
+    @pytest.mark.parametrize(
+        ("obstacle", "relief", "message"),
+        [
+            ("PRAGMA query_only=ON", "PRAGMA query_only=OFF", "readonly"),
+            ("PRAGMA max_page_count=1", "PRAGMA max_page_count=1073741823", "full"),
+        ],
+    )
+    @pytest.mark.parametrize(("policy", "expected"), [("raise", None), ("open", True), ("closed", False)])
+    def test_it_is_an_outage_and_what_was_admitted_counts_afterwards(
+        self, make: Any, obstacle: str, relief: str, message: str, policy: str, expected: bool | None
+    ) -> None:
+        bucket = make(Rate(12, HOUR), on_backend_error=policy)
+        bucket.outages.pause = 0.0
+        item = RateItem("x" * 2000, bucket.now(), 2)
+        assert [bucket.put(item) for _ in range(5)] == [True] * 5
+        bucket.conn.execute(obstacle)
+        if expected is None:
+            with pytest.raises(BackendUnavailable, match=message):
+                bucket.put(item)
+        else:
+            assert bucket.put(item) is expected
+        bucket.conn.execute(relief)
+        assert [bucket.put(item) for _ in range(2)] == [True, False]
+
+
 class TestALostFile:
     @pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed there")
     @pytest.mark.parametrize(
