@@ -90,6 +90,23 @@ def demand(open_bucket: Callable[[], Any], path: str) -> None:
             os.write(record, LAYOUT.pack(process, admitted, early, late))
 
 
+def admissions(open_bucket: Callable[[], Any], calls: int) -> int:
+    """How many of so many calls are admitted."""
+    bucket = open_bucket()
+    admitted = sum(bool(bucket.put(RateItem("item", bucket.now()))) for _ in range(calls))
+    bucket.close()
+    return admitted
+
+
+def processes() -> Any:
+    """The context for processes. They start by a fork where that can be, in milliseconds, and not while importing."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(MODULES)
+    return context
+
+
 class Fleet:
     """Four workers, to be used in a `with` block.
 
@@ -105,11 +122,7 @@ class Fleet:
         self.calls: list[Call] = []
         self.seen: set[int] = set()  # those that have been at work
         self.chance = random.Random(4)
-        methods = multiprocessing.get_all_start_methods()
-        # Where a worker starts by a fork it is at work within milliseconds, and not killed while it imports.
-        self.context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
-            self.context.set_forkserver_preload(MODULES)
+        self.context = processes()
         self.workers: list[Any] = []
 
     def __enter__(self) -> Self:

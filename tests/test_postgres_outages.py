@@ -86,6 +86,18 @@ def eventually(action: Callable[[], Any]) -> Any:
     raise AssertionError("it did not come back")
 
 
+def refused(bucket: Any, words: str) -> None:
+    """Try until the server is there again, and refuses in these words."""
+    end = time.monotonic() + 30
+    said = ""
+    while words not in said:
+        assert time.monotonic() < end, said
+        try:
+            assert not put(bucket)
+        except BackendUnavailable as error:
+            said = str(error)
+
+
 class TestAStalledServer:
     def test_a_call_ends_within_its_budget_and_the_limit_is_there_afterwards(
         self, proxy: Proxy, through: str, name: str, open_pool: Any
@@ -184,15 +196,28 @@ class TestALostConnection:
         time.sleep(0.05)
         assert tries(bucket, 4) == [True] * 3 + [False]
 
-    def test_a_restart_of_the_server_loses_nothing(self, postgres_server: PostgresServer, open_pool: Any) -> None:
-        bucket = PostgresBucket(open_pool(postgres_server.dsn, 2), "limits", [Rate(3, HOUR)], budget=0.1)
-        assert tries(bucket, 2) == [True, True]
-        postgres_server.stop()
+    async def test_an_asynchronous_pool_is_no_different(self, proxy: Proxy, through: str, name: str) -> None:
+        pool = AsyncConnectionPool(through, min_size=1, max_size=1, open=False)
+        await pool.open(wait=True)
+        bucket = PostgresBucket(pool, name, [Rate(4, HOUR)], budget=5.0)
+
+        async def put() -> bool:
+            return bool(await bucket.put(RateItem("item", bucket.now())))
+
+        assert await put()
+        proxy.cut = True
         with pytest.raises(BackendUnavailable):
-            put(bucket)
-        postgres_server.start()
-        assert eventually(lambda: put(bucket)) is True
-        assert eventually(lambda: put(bucket)) is False
+            await put()
+        assert await put()
+        proxy.reset()
+        await asyncio.sleep(0.05)
+        assert [await put(), await put()] == [True, False]
+        async with pool.connection():
+            bucket.outages.budget = 0.05
+            with pytest.raises(BackendUnavailable, match="PoolTimeout"):
+                await put()
+        assert await bucket.count() == 4
+        await pool.close()
 
     def test_a_server_that_is_not_there_when_the_bucket_is_made(self, name: str) -> None:
         with ConnectionPool("host=127.0.0.1 port=1 user=nobody", min_size=1, open=True) as pool:
@@ -200,6 +225,36 @@ class TestALostConnection:
                 PostgresBucket(pool, name, [Rate(3, HOUR)], budget=0.05)
             bucket = PostgresBucket(pool, name, [Rate(3, HOUR)], budget=0.05, on_backend_error="open")
             assert tries(bucket, 4) == [True] * 4
+
+
+class TestAnotherServerInItsPlace:
+    def test_one_that_restarts_or_is_a_standby_for_a_while_loses_nothing_and_an_empty_one_everything(
+        self, postgres_server: PostgresServer, open_pool: Any
+    ) -> None:
+        bucket = PostgresBucket(open_pool(postgres_server.dsn), "limits", [Rate(3, HOUR)], on_state_loss="raise")
+        assert tries(bucket, 2) == [True, True]
+        # It dies, and comes back as a standby.
+        postgres_server.kill()
+        with pytest.raises(BackendUnavailable):
+            put(bucket)
+        standby = postgres_server.data / "standby.signal"
+        standby.touch()
+        postgres_server.start()
+        assert eventually(bucket.count) == 2
+        refused(bucket, "read-only")
+        # It is the primary again.
+        postgres_server.stop()
+        standby.unlink()
+        postgres_server.start()
+        assert eventually(lambda: put(bucket)) is True
+        assert put(bucket) is False
+        # An empty one answers at its address.
+        postgres_server.stop()
+        empty = PostgresServer()
+        empty.port = postgres_server.port
+        with empty:
+            refused(bucket, "has lost the table")
+            assert tries(bucket, 4) == [True] * 3 + [False]
 
 
 class TestAServerThatWillNot:

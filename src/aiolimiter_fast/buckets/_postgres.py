@@ -25,6 +25,9 @@ LONGEST = 63
 PREFIX = "ratelimit___"
 # Milliseconds by which the newest entry may be ahead of the clock before it is said that the clock went back.
 AHEAD = 1000
+# The share of its seconds after which an asynchronous call ends by itself. If it were cancelled, psycopg would wait for
+# the server, and nobody would be told what was waited for.
+EARLY = 0.95
 # Units that are looked for one entry after the other, before a search by halves is quicker.
 FEW = 64
 
@@ -516,7 +519,7 @@ class AsyncLink:
 
     async def _connection(self, deadline: float) -> Any:
         while True:
-            conn = await self.pool.getconn(max(deadline - time.monotonic(), 0.001))
+            conn = await self.pool.getconn(max(EARLY * (deadline - time.monotonic()), 0.001))
             if is_open(conn):
                 return conn
             await conn.close()
@@ -524,9 +527,8 @@ class AsyncLink:
 
     @staticmethod
     def _watched(conn: Any, deadline: float) -> asyncio.TimerHandle:
-        # A little early, since psycopg would answer its cancellation by waiting for the server.
         loop = asyncio.get_running_loop()
-        return loop.call_later(max(deadline - time.monotonic(), 0) * 0.95, cut, conn)
+        return loop.call_later(max(EARLY * (deadline - time.monotonic()), 0), cut, conn)
 
     async def ask(self, statement: str, arguments: Any, seconds: float) -> Any:
         """The first row of one statement, which is a transaction of its own."""
