@@ -12,6 +12,7 @@ from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets import _postgres
 from aiolimiter_fast.buckets._outage import BackendBucket, Outages
 from aiolimiter_fast.buckets._postgres import advisory_lock_id
+from aiolimiter_fast.buckets._postgres_links import link_to
 from aiolimiter_fast.buckets._readings import Reading
 from aiolimiter_fast.clocks import PostgresClock
 from aiolimiter_fast.errors import BackendUnavailable
@@ -104,7 +105,7 @@ class PostgresBucket(BackendBucket):
             if type(algorithm) not in (SlidingWindowLog, FixedWindow):
                 raise TypeError(f"algorithm must be SlidingWindowLog or FixedWindow, got {algorithm!r}")
             self._algorithm = algorithm
-        self._link: Any = _postgres.link_to(pool)
+        self._link: Any = link_to(pool)
         self._full_tbl = _postgres.checked(table)
         self.table = table.lower()
         self.pool = pool
