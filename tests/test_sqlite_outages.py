@@ -208,7 +208,7 @@ class TestALostFile:
         else:
             for file in Path(path).parent.glob("limits.sqlite*"):
                 file.unlink()
-            bucket._look_at = 0.0
+            bucket._ledger.look_at = 0.0
         if expected[0] is None:
             with pytest.raises(BackendUnavailable, match="was lost"):
                 put(bucket)
@@ -222,7 +222,7 @@ class TestALostFile:
         for file in Path(path).parent.glob("limits.sqlite*"):
             file.unlink()
         for bucket in buckets:
-            bucket._look_at = 0.0
+            bucket._ledger.look_at = 0.0
         assert [put(bucket) for bucket in buckets * 2] == [True, True, False, False]
 
     def test_a_file_that_is_no_database_is_an_outage_and_left_alone(self, path: str, make: Any) -> None:

@@ -1,25 +1,18 @@
-"""SQLite: a connection and the two formats in which a table holds what was admitted."""
+"""SQLite: the two formats in which a table holds what was admitted."""
 
 from __future__ import annotations
 
-import os
 import re
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
-__all__ = ["Database", "ReferenceTable", "RunTable", "Table", "open_table", "quoted"]
+__all__ = ["MOST", "ReferenceTable", "RunTable", "Table", "open_table", "quoted"]
 
 # The format of RunTable. It stands in the table's own schema, so that it goes wherever the table goes.
 FORMAT = 1
 MARK = "aiolimiter_fast_"
 # Units that the running total counts to before it begins anew; SQLite's integers go on until 2**63.
 MOST = 1 << 62
-# Seconds to wait for other processes where the caller sets no other bound: as long as the sqlite3 module does.
-PATIENCE = 5.0
 # The time of day in milliseconds, the same wherever it stands in a statement.
 NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
 # Milliseconds that may have passed since the time stamp of an item that is entered at once.
@@ -28,8 +21,6 @@ AGREED = 999
 FEW = 64
 # Entries at most that one decision removes.
 BATCH = 512
-CHANGED = r"no such (table|column)|has (no|\d+) column"
-BUSY = ("database is locked", "database schema is locked", "database table is locked")
 
 
 def quoted(name: str) -> str:
@@ -43,159 +34,6 @@ def quoted(name: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"table must be Unicode text without surrogates, got {name!r}") from error
     return '"' + name.replace('"', '""') + '"'
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else holds the lock."""
-    code = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
-    return str(error).startswith(BUSY) if code is None else code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
-
-
-def is_changed(error: sqlite3.Error) -> bool:
-    """Whether a statement does not fit the table as it now is."""
-    return isinstance(error, sqlite3.IntegrityError) or re.search(CHANGED, str(error)) is not None
-
-
-def set_up(conn: sqlite3.Connection, deadline: float) -> None:
-    """Let readers and writers of the file not wait for each other, nor for the disk at each commit."""
-    while True:
-        try:
-            conn.execute("PRAGMA journal_mode=WAL").close()
-            conn.execute("PRAGMA synchronous=NORMAL").close()
-        except sqlite3.OperationalError as error:  # noqa: PERF203
-            if not is_busy(error) or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def connect(path: str) -> sqlite3.Connection:
-    """A connection for threads, in autocommit mode, that never waits inside SQLite."""
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-
-def file_at(path: str) -> tuple[int, int] | None:
-    """Which file is at a path; None for none."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-class Database:
-    """One connection and its lock; `execute` is that of its cursor.
-
-    A connection of our own, known by its path, is closed before the process forks, and opened again on both sides when
-    it is needed: SQLite's locks do not survive a fork. One that was given belongs to the process that gave it.
-    """
-
-    __slots__ = ("__weakref__", "_conn", "_file", "closed", "execute", "mutex", "path")
-
-    def __init__(self, source: sqlite3.Connection | str) -> None:
-        self.mutex = threading.RLock()
-        self.closed = False
-        self.path = None if isinstance(source, sqlite3.Connection) else source
-        self._file: tuple[int, int] | None = None
-        self._use(None if isinstance(source, str) else source)
-        databases.add(self)
-
-    def _use(self, conn: sqlite3.Connection | None) -> None:
-        self._conn = conn
-        # None: `open` has to be called first.
-        self.execute: Callable[..., sqlite3.Cursor] | None = None
-        if conn is not None:
-            cursor = conn.cursor()
-            cursor.row_factory = None
-            self.execute = cursor.execute
-
-    def open(self, seconds: float) -> Callable[..., sqlite3.Cursor]:
-        """Open the connection again where that can be; give what executes statements."""
-        if self.closed:
-            raise RuntimeError("the bucket is closed")
-        if self.path is None:
-            raise RuntimeError(
-                "the bucket's connection was opened before the process forked, and SQLite cannot share it: make the"
-                " bucket in the child, or make it with init_from_file"
-            )
-        conn = connect(self.path)
-        try:
-            set_up(conn, time.monotonic() + seconds)
-            self._file = file_at(self.path)
-        except BaseException:
-            conn.close()
-            raise
-        self._use(conn)
-        assert self.execute is not None
-        return self.execute
-
-    def look(self) -> None:
-        """Let go of a file that is not at its path any more: others work on another one, or on none."""
-        if self.path is not None and self._conn is not None and file_at(self.path) != self._file:
-            self.suspend()
-
-    @property
-    def conn(self) -> sqlite3.Connection | None:
-        """The connection; None when closed."""
-        with self.mutex:
-            if self._conn is None and not self.closed and self.path is not None:
-                self.open(PATIENCE)
-            return self._conn
-
-    def rollback(self) -> None:
-        """Undo what the transaction did, if there is one."""
-        if self._conn is not None and self._conn.in_transaction:
-            self._conn.rollback()
-
-    def suspend(self) -> None:
-        """Close a connection of our own until it is needed again; its lock is held."""
-        if self.path is not None and self._conn is not None and not self._conn.in_transaction:
-            conn = self._conn
-            self._use(None)
-            conn.close()
-
-    def forked(self) -> None:
-        """In a child: do not touch a connection that was open, not even to close it."""
-        if self._conn is not None:
-            inherited.append(self._conn)
-            self._use(None)
-
-    def close(self) -> None:
-        """Close the connection for good."""
-        with self.mutex:
-            self.closed = True
-            conn = self._conn
-            self._use(None)
-            if conn is not None:
-                conn.close()
-
-
-inherited: list[sqlite3.Connection] = []
-databases: WeakSet[Database] = WeakSet()
-held: list[Database] = []
-
-
-def _before_fork() -> None:
-    for database in list(databases):
-        database.mutex.acquire()
-        held.append(database)
-        database.suspend()
-
-
-def _after_fork() -> None:
-    while held:
-        held.pop().mutex.release()
-
-
-def _after_fork_in_child() -> None:
-    for database in held:
-        database.forked()
-    _after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 class Table:
