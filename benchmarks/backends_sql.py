@@ -113,7 +113,7 @@ def their_sqlite(rates: Any, path: str) -> Any:
 def sqlite_rows(loop_name: str, quick: bool) -> list[Row]:
     if loop_name != "asyncio":
         return []
-    rounds, n = (15, 50) if quick else (100, 100)
+    rounds, n = (60, 25) if quick else (400, 25)
     answers = []
     with tempfile.TemporaryDirectory() as folder, closing(connected(f"{folder}/bare.sqlite")) as conn:
         bare = partial(timed, bare_transaction(conn), n)
@@ -348,7 +348,7 @@ def heavy_rows(engine: str, answers: list[tuple[float, float]]) -> list[Row]:
 
 
 def postgres_rows(loop_name: str, quick: bool) -> list[Row]:
-    rounds, n = (10, 20) if quick else (60, 50)
+    rounds, n = (40, 10) if quick else (300, 10)
     with server() as dsn:
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection() as conn:
             conn.execute("CREATE TABLE IF NOT EXISTS bare (id int PRIMARY KEY, n bigint)")
