@@ -30,8 +30,8 @@ cdef class SharedRecord(Shared):
     def __dealloc__(self):
         PyMem_RawFree(self.bursts)
 
-    def _configure(self, list rates, list bursts, list emissions):
-        """Set the rates by rising interval: bursts in units, emission intervals in microseconds."""
+    def _configure(self, list rates, list limits, list intervals):
+        """Set the rates by rising interval: bursts in units, and in microseconds from one permit to the next."""
         cdef Py_ssize_t i
         cdef Py_ssize_t count = len(rates)
         cdef int64_t* table = <int64_t*>PyMem_RawMalloc(3 * max(count, 1) * sizeof(int64_t))
@@ -39,11 +39,12 @@ cdef class SharedRecord(Shared):
             raise MemoryError
         try:
             for i in range(count):
-                table[i], table[count + i] = bursts[i], emissions[i]
+                table[i], table[count + i] = limits[i], intervals[i]
             with cython.critical_section(self):
                 if self.words != NULL and self.count:
                     known = [(self.bursts[i], self.emissions[i]) for i in range(self.count)]
-                    if known != list(zip(bursts, emissions)):
+                    if known != list(zip(limits, intervals)):
+                        self.seen = changes - 1  # to be read again, and refused again
                         raise ValueError(f"rates of shared memory cannot be changed, got {rates!r}")
                 self.bursts, table = table, self.bursts
                 self.emissions, self.arrivals = self.bursts + count, self.bursts + 2 * count

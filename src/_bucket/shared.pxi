@@ -238,6 +238,7 @@ cdef class SharedWindow(Shared):
         if self.words != NULL:
             known = [(self.log.rates[i].limit, self.log.rates[i].interval) for i in range(self.log.count)]
             if known != list(zip(limits, intervals)):
+                self.seen = changes - 1  # to be read again, and refused again
                 raise ValueError(f"rates of shared memory cannot be changed, got {rates!r}")
         Window._configure(self, rates, limits, intervals)
 

@@ -53,7 +53,7 @@ MOST_RATES = (STATIC - FIXED.size - 4) // RATE.size
 
 
 class Layout(NamedTuple):
-    """What a file is made for. Rates: limit, interval (ns), and burst where that matters. Slots 0: as many as there are."""
+    """What a file is made for. Rates: limit, interval (ns), burst if it matters. Slots 0: as many as there are."""
 
     kind: str
     method: str

@@ -44,11 +44,11 @@ class SharedRecord(Shared):
     _resets: int
     _which: int
 
-    def _configure(self, rates: list[Any], bursts: list[int], emissions: list[int]) -> None:
+    def _configure(self, rates: list[Any], limits: list[int], intervals: list[int]) -> None:
         with deciding:
-            if self._mapped is not None and self._bursts and (self._bursts, self._emissions) != (bursts, emissions):
+            if self._mapped is not None and self._bursts and (self._bursts, self._emissions) != (limits, intervals):
                 raise ValueError(f"rates of shared memory cannot be changed, got {rates!r}")
-            self._bursts, self._emissions, self._objects = bursts, emissions, rates
+            self._bursts, self._emissions, self._objects = limits, intervals, rates
             self._arrivals = [0] * len(rates)
             self._deny(None, None)
 
@@ -145,7 +145,7 @@ class SharedRecord(Shared):
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits are taken at the instant when they fit."""
         self._see(now)
-        instant = now
+        instant, due = now, NEVER
         for waiter in [*self._line, None]:
             units = weight if waiter is None else waiter.weight
             due = self._due_as_seen(units)
@@ -191,6 +191,7 @@ class SharedRecord(Shared):
         if len(state) > MOST - 2:
             raise ValueError(f"a state in shared memory must have at most {MOST - 2} numbers, got {len(state)}")
         words, floats = [], 0
+        number: Any
         for i, number in enumerate(state):
             if isinstance(number, float):
                 words.append(FLOAT.pack(number))

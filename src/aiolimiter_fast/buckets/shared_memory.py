@@ -1,4 +1,4 @@
-"""Buckets in memory that the processes of one machine share: a log of what was admitted, or a state of a few numbers."""
+"""Buckets in memory that the processes of one machine share: a log of what was admitted, or a few numbers."""
 
 from __future__ import annotations
 
