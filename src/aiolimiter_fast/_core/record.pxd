@@ -24,6 +24,9 @@ from aiolimiter_fast._core.shared cimport shared_load, shared_swap, shared_swap_
 
 cdef extern from *:
     """
+    #if defined(_MSC_VER)
+      #include <intrin.h>
+    #endif
     #if defined(_MSC_VER) && defined(_M_X64)
       #define record_pause() _mm_pause()
     #elif defined(_MSC_VER) && defined(_M_ARM64)
