@@ -53,7 +53,7 @@ def step(memory: Memory, process: Process) -> tuple[Memory, Process]:
         memory = memory._replace(which=(process.turn, lane), published=memory.published + 1)
         return memory, Process("read" if process.left > 1 else "done", process.left - 1)
     i = int(place)
-    number, written = memory.lanes[lane][i]
+    written = memory.lanes[lane][i][1]
     if what == "load":
         if written > process.turn:
             return memory, process._replace(at="read")

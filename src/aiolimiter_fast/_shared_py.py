@@ -14,7 +14,7 @@ from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Waiter
 from aiolimiter_fast._window_py import Window
-from aiolimiter_fast.errors import SharedMemoryError
+from aiolimiter_fast.errors import BackendUnavailable, SharedMemoryError
 
 LEAST = -(2**63)
 WEIGHT = 40
@@ -30,16 +30,17 @@ ENTRY = struct.Struct("=qQ")
 class Shared(Window):
     """A meter in a mapped file that other processes map too; see the extension's class of the same name."""
 
-    __slots__ = ("_mapped",)
+    __slots__ = ("_mapped", "_trouble")
 
     METHOD = "lock"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._mapped = None
+        self._mapped = self._trouble = None
         return self
 
     _mapped: Any
+    _trouble: Exception | None
 
     def _attach(self, file: Any) -> None:
         """Use a mapped file; the rates are set already."""
@@ -72,6 +73,21 @@ class Shared(Window):
     def _due_as_seen(self, weight: int) -> int:
         """`_due`, by what was seen last."""
         raise NotImplementedError
+
+    def _due(self, weight: int, now: int) -> int:
+        try:
+            self._see(now)
+            self._trouble = None
+        except BackendUnavailable as error:
+            self._trouble = error
+            return NEVER
+        except Exception:
+            return NEVER  # those who wait are turned away; newcomers see the error
+        return self._due_as_seen(weight)
+
+    def _judge(self, admitted: bool) -> None:
+        if not admitted and self._trouble is not None:
+            raise self._trouble
 
     def _take(self, name: Any, weight: int, now: int) -> Any:
         with deciding:
@@ -234,13 +250,6 @@ class SharedWindow(Shared):
         (time, old), longest = self._old, self._log.rates[-1].interval
         full = old > 0 and self._next - self._slots >= max(self._floor, self._slots)
         return time + longest + 1 if full and time >= self._looked - longest else 0
-
-    def _due(self, weight: int, now: int) -> int:
-        try:
-            self._see(now)
-        except Exception:
-            return NEVER  # those who wait are turned away; newcomers see the error
-        return self._due_as_seen(weight)
 
     def _claim(self, weight: int, now: int) -> bool:
         now = self._looked

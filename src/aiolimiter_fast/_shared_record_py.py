@@ -104,13 +104,6 @@ class SharedRecord(Shared):
         due = max((arrival - (burst - weight) * emission for arrival, burst, emission in rates), default=-NEVER)
         return due * MICROSECOND
 
-    def _due(self, weight: int, now: int) -> int:
-        try:
-            self._see(now)
-        except Exception:
-            return NEVER  # those who wait are turned away; newcomers see the error
-        return self._due_as_seen(weight)
-
     def _after(self, weight: int, instant: int) -> list[int]:
         """The state when `weight` has been taken at that microsecond."""
         rates = zip(self._arrivals, self._emissions, strict=True)
