@@ -43,8 +43,8 @@ from aiolimiter_fast._core.record cimport (
     record_count_reset, record_read, record_replace, record_t,
 )
 from aiolimiter_fast._core.shared cimport (
-    SHARED_CAS, SHARED_FLOOR, SHARED_SLOTS, shared_append, shared_begin, shared_give_back, shared_is_current,
-    shared_is_full, shared_load, shared_next, shared_raise, shared_t,
+    SHARED_CAS, SHARED_FLOOR, SHARED_LEAKED, SHARED_SLOTS, shared_append, shared_begin, shared_first, shared_give_back,
+    shared_is_current, shared_is_full, shared_load, shared_next, shared_raise, shared_t, shared_units,
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (

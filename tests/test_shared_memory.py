@@ -85,7 +85,7 @@ def test_other_rates_another_capacity_and_another_kind_are_refused(path: Path) -
 
 def test_the_two_engines_do_not_share_a_file(path: Path) -> None:
     mine = SharedMemoryBucket.METHOD
-    SharedFile(path, Layout("log", "lock" if mine == "cas" else "cas", 64, ((1, HOUR * 10**6),)), make=True).close()
+    SharedFile(path, Layout("log", "lock" if mine == "cas" else "cas", 256, ((1, HOUR * 10**6),)), make=True).close()
     with pytest.raises(SharedMemoryError, match=r"is for the \w+ engine; this is the"):
         SharedMemoryBucket([Rate(1, HOUR)], path=path)
 

@@ -267,3 +267,26 @@ def test_a_slot_of_another_lap_for_every_number_is_an_error_and_not_a_hang(engin
     with pytest.raises(SharedMemoryError, match="damaged"):
         processes.windows[0]._take("x", 1, 0)
     processes.close()
+
+
+def test_what_counts_no_more_is_told_of_until_somebody_leaks_it_or_its_slot_is_needed(engine: Any, folder: Path) -> None:
+    processes = Processes(engine, folder, [(64, 63)], 2)
+    first, second = processes.windows
+    for now in range(0, 640, 10):
+        assert first._take("x", 2, now) is None
+    assert [window._units() for window in (first, second)] == [128, 128]
+    assert second._leak(100) == 20
+    assert [window._leak(90) for window in (first, second)] == [0, 0]
+    assert [window._units() for window in (first, second)] == [108, 108]
+    assert first._take("x", 50, 640) is None
+    assert second._take("x", 3, 640) == (64, 63)  # what is told of and what counts are two things
+    assert first._leak(10**9) == 158
+    assert [window._units() for window in (first, second)] == [0, 0]
+    assert second._take("x", 3, 640) == (64, 63)
+    for now in range(700, 700 + 640, 10):
+        assert first._take("x", 1, now) is None
+    processes.add()
+    assert [window._units() for window in processes.windows] == [64, 64, 64]
+    first._clear()
+    assert [window._units() for window in processes.windows] == [0, 0, 0]
+    processes.close()

@@ -177,6 +177,10 @@ cdef class SharedRecord(Shared):
             self.look(now)
             return self.due_as_seen(weight)
 
+    def _leak(self, int64_t instant):
+        """Nothing: a state has nothing to forget."""
+        return 0
+
     def _clear(self):
         """Forget what is owed, in all processes."""
         with cython.critical_section(self):

@@ -29,7 +29,6 @@ cdef class Shared(Window):
         self._detach()
         PyObject_GetBuffer(mapping, &self.view, PyBUF_WRITABLE)
         self.words = <int64_t*>self.view.buf
-        self.leaks = True
         self.attached()
 
     cdef int attached(self) except -1:
@@ -106,10 +105,6 @@ cdef class Shared(Window):
     def _append(self, name, int64_t weight, int64_t now):
         """Not here: what others have entered has to be seen first."""
         raise NotImplementedError("an item enters shared memory only by a decision")
-
-    def _leak(self, int64_t instant):
-        """Nothing: what counts no more is forgotten as it goes."""
-        return 0
 
 
 @cython.no_gc_clear
@@ -262,9 +257,22 @@ cdef class SharedWindow(Shared):
             return due if due > 0 else self.claim(weight, now) - 1
 
     def _units(self):
-        """Units in the longest window."""
-        self._seen(self.now())
-        return Window._units(self)
+        """Units in the ring that nobody has leaked, whether they count still or not."""
+        cdef int64_t number
+        with cython.critical_section(self):
+            self.look(max(self.shared.looked, -MOST))  # whatever the time
+            number = shared_first(&self.shared)
+            return shared_units(&self.shared, &number, INT64_MAX)
+
+    def _leak(self, int64_t instant):
+        """Tell no more of what is older than an instant, in any process; return its units."""
+        cdef int64_t number, units
+        with cython.critical_section(self):
+            self.look(max(self.shared.looked, -MOST))  # whatever the time
+            number = shared_first(&self.shared)
+            units = shared_units(&self.shared, &number, instant)
+            shared_raise(&self.shared, SHARED_LEAKED, number)
+            return units
 
     def _unit(self, Py_ssize_t index):
         """The (name, instant, weight) that the unit at `index` belongs to, 0 the newest, -1 the oldest; or None."""

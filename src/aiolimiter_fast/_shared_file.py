@@ -40,7 +40,9 @@ STATIC = 1024
 MAGIC = b"aiolimfs"
 VERSION = 2
 LEAST_SLOTS = 64
-# Without `capacity`: 16 MiB.
+# Without `capacity`: a page, in which what counts no more is to be seen until it is leaked.
+LEAST_BY_DEFAULT = 256
+# And 16 MiB.
 MOST_SLOTS = 1 << 20
 HINT = 128  # in words, as in `_core/shared.pxd`
 LOCKED = 2048  # the byte that is locked where locks are of bytes
@@ -300,7 +302,7 @@ def _same_boot(a: bytes, b: bytes) -> bool:
 
 def slots_for(limit: int, capacity: int | None) -> int:
     """A power of two, enough for `capacity` entries; by default for one per permit of the largest limit."""
-    wanted = min(limit, MOST_SLOTS) if capacity is None else capacity
+    wanted = min(max(limit, LEAST_BY_DEFAULT), MOST_SLOTS) if capacity is None else capacity
     return max(LEAST_SLOTS, 1 << (wanted - 1).bit_length())
 
 

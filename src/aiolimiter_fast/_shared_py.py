@@ -19,7 +19,7 @@ from aiolimiter_fast.errors import BackendUnavailable, SharedMemoryError
 LEAST = -(2**63)
 WEIGHT = 40
 LAPS = 1 << 24
-HINT, FLOOR, REFUNDS, SLOTS = 8 * 128, 8 * 160, 8 * 161, 4096
+HINT, FLOOR, REFUNDS, LEAKED, SLOTS = 8 * 128, 8 * 160, 8 * 161, 8 * 162, 4096
 EVERY = 32
 MILLISECOND = 1_000_000
 WORD = struct.Struct("=q")
@@ -45,7 +45,6 @@ class Shared(Window):
     def _attach(self, file: Any) -> None:
         """Use a mapped file; the rates are set already."""
         self._mapped = file
-        self._leaks = True
 
     def _detach(self) -> None:
         """Let go of the file."""
@@ -125,9 +124,6 @@ class Shared(Window):
         with deciding:
             self._see(now)
             return self._due_as_seen(weight)
-
-    def _leak(self, instant: int) -> int:
-        return 0
 
 
 class SharedWindow(Shared):
@@ -320,8 +316,33 @@ class SharedWindow(Shared):
             return self._slot_due() or self._claim(weight, now) - 1
 
     def _units(self) -> int:
-        self._seen(self._now())
-        return super()._units()
+        """Units in the ring that nobody has leaked, whether they count still or not."""
+        with deciding:
+            self._see(self._looked)
+            with self._mapped.lock():
+                return self._older(-LEAST)[0]
+
+    def _leak(self, instant: int) -> int:
+        """Tell no more of what is older than an instant, in any process; return its units."""
+        with deciding:
+            self._see(self._looked)
+            with self._mapped.lock():
+                units, number = self._older(instant)
+                self._set_word(LEAKED, max(self._word(LEAKED), number))
+                return units
+
+    def _older(self, instant: int) -> tuple[int, int]:
+        """Units that are older than an instant and were not leaked, and the number of the next entry."""
+        number = max(self._next - self._slots, self._slots, self._word(FLOOR), self._word(LEAKED))
+        units = 0
+        while number < self._next:
+            time, weight, ahead = self._read(number)
+            if ahead == 0:
+                if time >= instant:
+                    break
+                units += weight
+            number += 1
+        return units, number
 
     def _unit(self, index: int) -> tuple[Any, int, int] | None:
         self._seen(self._now())

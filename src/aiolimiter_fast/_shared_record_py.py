@@ -157,6 +157,9 @@ class SharedRecord(Shared):
                 return rate
         return None
 
+    def _leak(self, instant: int) -> int:
+        return 0
+
     def _clear(self) -> None:
         with deciding:
             self._check_open()

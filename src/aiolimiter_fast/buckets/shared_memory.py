@@ -124,6 +124,9 @@ class SharedMemoryBucket(_InFile, engine.SharedWindow):
     may be used before and after a fork, sent to workers by pickle, or made anew anywhere. Times come from the machine's
     monotonic clock. Names of items are not kept. The waits that it tells are exact.
 
+    `count` and `leak` tell of entries that have left their windows as if they had been kept until `leak` was called, as
+    long as nobody needs their place (256 are kept at least), unless a factory has scheduled the bucket.
+
     Raises ValueError for arguments out of bounds, SharedMemoryError (a ValueError) for a file that is foreign, damaged,
     or made for other rates, another version or before a reboot, OSError, TypeError.
 
