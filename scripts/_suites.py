@@ -61,7 +61,7 @@ PYRATE_LIMITER = Suite(
         # millisecond, by the client.
         "--deselect", "tests/test_postgres_concurrent.py::TestPostgresConcurrent::test_concurrent_put",
         "--deselect", "tests/test_postgres_concurrent.py::test_peek_timestamp_matches_put_outside_utc",
-        # RedisBucket, too, forgets by itself.
+        # RedisBucket forgets by itself.
         *left_out("test_bucket_all.py", "test_bucket_02[create_redis", "test_bucket_02[create_async_redis"),
         *left_out("test_bucket_all.py", "test_bucket_leak[create_redis", "test_bucket_leak[create_async_redis"),
         # These date calls by clocks of the tests' own. In Redis time is the server's here.

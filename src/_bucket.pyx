@@ -15,6 +15,7 @@ Contents:
     meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
     pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
     shared.pxi     SharedWindow: the log in memory that processes share
+    record.pxi     SharedRecord: a state of a few numbers in such memory, and GCRA on it
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
@@ -37,9 +38,13 @@ from aiolimiter_fast._core.heap cimport (
 from aiolimiter_fast._core.leaky cimport (
     leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
 )
+from aiolimiter_fast._core.record cimport (
+    RECORD_DAMAGED, RECORD_DONE, RECORD_FLOATS, RECORD_LANES, RECORD_LOOKS, RECORD_MOST, RECORD_RESETS,
+    record_count_reset, record_read, record_replace, record_t,
+)
 from aiolimiter_fast._core.shared cimport (
-    SHARED_CAS, SHARED_FLOOR, SHARED_SLOTS, shared_append, shared_begin, shared_give_back, shared_is_current,
-    shared_is_full, shared_next, shared_raise, shared_t,
+    SHARED_CAS, SHARED_FLOOR, SHARED_LEAKED, SHARED_SLOTS, shared_append, shared_begin, shared_first, shared_give_back,
+    shared_is_current, shared_is_full, shared_load, shared_next, shared_raise, shared_t, shared_units,
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
@@ -254,3 +259,4 @@ include "_bucket/admission.pxi"
 include "_bucket/meters.pxi"
 include "_bucket/pacing.pxi"
 include "_bucket/shared.pxi"
+include "_bucket/record.pxi"

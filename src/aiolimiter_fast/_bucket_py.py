@@ -23,14 +23,15 @@ from aiolimiter_fast._decorator import limited
 from aiolimiter_fast._line_py import Line, Watched
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast._pacing_py import Drips, Gate, Pace, Spacing, Ticks
-from aiolimiter_fast._shared_py import SharedWindow
+from aiolimiter_fast._shared_py import Shared, SharedWindow
+from aiolimiter_fast._shared_record_py import SharedRecord
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast._window_py import Window
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [
-    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "SharedWindow",
-    "Spacing", "Ticks", "TimerFd", "Watched", "Window", "attach", "forked",
+    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "Shared",
+    "SharedRecord", "SharedWindow", "Spacing", "Ticks", "TimerFd", "Watched", "Window", "attach", "forked",
 ]  # fmt: skip
 
 REST = 20_000_000

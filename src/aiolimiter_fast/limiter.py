@@ -159,7 +159,7 @@ class Limiter(engine.Admission):
         if not (_is_as_made(self, _LIMITER) and _is_as_made(factory, _FACTORY)):
             return False
         bucket = factory.bucket  # type: ignore[attr-defined]
-        if not (isinstance(bucket, InMemoryBucket) and bucket._is_sliding()):
+        if not (isinstance(bucket, InMemoryBucket) and bucket._engine_decides()):
             return False
         if not _is_as_made(bucket, _BUCKET | bucket._overridden):
             return False
