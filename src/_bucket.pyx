@@ -6,6 +6,8 @@ Contents:
                    TimerFd: the timer descriptor of a loop, alive as long as the loop is open
     events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
+    plain.pxi      its type: the garbage collector, and whether somebody has changed it
+    statements.pxi what it has been told by those who read a server's headers
     spare.pxi      recycling of awaitables that did not have to wait
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks
@@ -34,8 +36,12 @@ from aiolimiter_fast._core.clock cimport clock_ns
 from aiolimiter_fast._core.heap cimport (
     heap_clear, heap_node, heap_push, heap_remove, heap_settle, heap_t, heap_top,
 )
+from aiolimiter_fast._core.hold cimport (
+    DUST, PAUSED, hold_clear, hold_entry, hold_failing, hold_give_back, hold_pop, hold_state, hold_t, hold_take,
+)
 from aiolimiter_fast._core.leaky cimport (
-    leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
+    leak_advance, leak_configure, leak_cost, leak_due, leak_due_from, leak_empty, leak_fits, leak_give_back, leak_level,
+    leak_t,
 )
 from aiolimiter_fast._core.shared cimport (
     SHARED_CAS, SHARED_FLOOR, SHARED_SLOTS, shared_append, shared_begin, shared_give_back, shared_is_current,
@@ -245,6 +251,8 @@ cdef class LeakyBucket:
 include "_bucket/loop.pxi"
 include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
+include "_bucket/plain.pxi"
+include "_bucket/statements.pxi"
 include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
