@@ -13,6 +13,7 @@ cdef class SharedWindow(Window):
     cdef Py_buffer view
     cdef long forks               # `generation` when it last began anew
     cdef int64_t claimed          # the instant that what was claimed last carries
+    cdef int64_t counted          # the statements have counted the entries before that number
     cdef TypeSlots* kind          # of the algorithm
     cdef unsigned int version     # of that type
     cdef bint direct              # `put` comes to nothing but a decision of the log, as long as `seen` says so
@@ -37,6 +38,7 @@ cdef class SharedWindow(Window):
         self.shared.words = <int64_t*>self.view.buf
         self.shared.looked, self.shared.stale = INT64_MIN, True
         self.leaks = True
+        self.counted = 0
 
     def _detach(self):
         """Let go of the file."""
@@ -87,6 +89,8 @@ cdef class SharedWindow(Window):
                     break
                 if step > 0:
                     self.note(time, weight)
+                    if self.log.rows > self.log.count:
+                        self.count_for_statements(weight)
         except BaseException:
             self.shared.stale = True
             raise
@@ -94,6 +98,18 @@ cdef class SharedWindow(Window):
         window_advance(&self.log, self.shared.looked)
         self.expire()
         return 0
+
+    cdef int count_for_statements(self, int64_t weight) except -1:
+        """See that they count the entry that was noted last once, however often it is read."""
+        if self.shared.next <= self.counted:
+            window_count_stated(&self.log, -weight)
+        self.counted = max(self.counted, self.shared.next)
+        return 0
+
+    cdef bint see(self, int64_t now) except -1:
+        self.look(now)
+        self.counted = self.shared.next
+        return self.slot_due() == 0
 
     cdef inline int64_t due_as_seen(self, int64_t weight) noexcept:
         return max(window_due(&self.log, weight), self.slot_due())
@@ -117,6 +133,8 @@ cdef class SharedWindow(Window):
         self.claimed = self.shared.last
         try:
             self.note(self.claimed, weight)
+            if self.log.rows > self.log.count:
+                self.counted = self.shared.next
         except BaseException:
             self.shared.stale = True
             raise

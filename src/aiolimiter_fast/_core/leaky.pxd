@@ -85,12 +85,12 @@ cdef inline int64_t leak_due(const leak_t* b, int64_t cost) noexcept nogil:
     return b.last + (excess - 1) // b.drain + 1
 
 
-cdef inline int64_t leak_due_from(const leak_t* b, int64_t cost, int64_t instant, int64_t floor) noexcept nogil:
+cdef inline int64_t leak_due_from(const leak_t* b, int64_t cost, int64_t instant, int64_t least) noexcept nogil:
     """The first instant at which `cost` fits where nothing is admitted before `instant`, and the level then is at
-    least `floor`."""
+    least `least`."""
     cdef leak_t later = b[0]
     leak_advance(&later, instant)
-    later.level = max(later.level, floor)
+    later.level = max(later.level, least)
     return leak_due(&later, cost)
 
 
