@@ -129,7 +129,6 @@ cdef class Window(Line):
                 rate = &rates[i]
                 if units > rate.limit - rate.used:
                     instant = max(instant, rate.until)
-                    rate.limit = MOST  # it is over
             for i in range(self.log.rows):
                 rates[i].used += units
             instants[n], weights[n] = instant, units

@@ -79,7 +79,6 @@ class Window(Line):
             for entry in stated:
                 if units > entry[1]:
                     instant = max(instant, entry[0])
-                    entry[1] = NEVER  # it is over
                 entry[1] -= units
             for tail in tails:
                 tail[1] += units
