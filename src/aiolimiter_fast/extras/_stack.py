@@ -17,9 +17,12 @@ from aiolimiter_fast.resilience.breaker import CircuitBreaker
 from aiolimiter_fast.resilience.outcomes import IDEMPOTENT, headers_of, status_of
 from aiolimiter_fast.throttle import Throttle
 
-__all__ = ["Adaptive", "Exchange", "Stack", "Stacked"]
+__all__ = ["SHORT", "Adaptive", "Exchange", "Stack", "Stacked"]
 
 Adaptive = bool | AdaptiveLimiter | Callable[[Any], AdaptiveLimiter]
+
+# The longest body, in bytes, that is read so that its connection can be used again where its response is not handed on.
+SHORT = 65_536
 
 
 class Exchange:
@@ -27,27 +30,32 @@ class Exchange:
 
     Attributes:
         request: what functions for `key` and `weight` see.
-        is_idempotent: whether it may arrive twice.
         is_repeatable: whether its body can be sent twice.
         response: the one that came last, while it is not thrown away.
         is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
     """
 
     __slots__ = (
-        "amount", "interrupted", "is_idempotent", "is_limited", "is_repeatable", "key", "request", "response",
+        "_headers", "_method", "amount", "interrupted", "is_limited", "is_repeatable", "key", "request", "response",
     )  # fmt: skip
 
     def __init__(self, request: Any, method: str, headers: Any, is_repeatable: bool) -> None:
         self.request = request
-        self.is_idempotent = method.upper() in IDEMPOTENT or any(
-            str(name).lower() == "idempotency-key" for name in headers or ()
-        )
+        self._method = method
+        self._headers = headers
         self.is_repeatable = is_repeatable
         self.key: Hashable = None
         self.amount: float = 1
         self.response: Any = None
         self.is_limited = False
         self.interrupted: BaseException | None = None
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether it may arrive twice."""
+        if self._method.upper() in IDEMPOTENT:
+            return True
+        return any(str(name).lower() == "idempotency-key" for name in self._headers or ())
 
     def send(self) -> Any:
         """Make one attempt; a response, or an awaitable of one."""

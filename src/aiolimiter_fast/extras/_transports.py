@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncHeldStream", "AsyncRateLimited", "AsyncThrottled", "HeldStream", "RateLimited", "Throttled",
 ]  # fmt: skip
-
-# The longest body that is read so that its connection can be used again, where its response is not handed on.
-SHORT = 65_536
 
 if TYPE_CHECKING:
 

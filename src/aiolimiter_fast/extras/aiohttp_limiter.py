@@ -237,7 +237,7 @@ class SessionRequest(Exchange):
         body: Callable[[], Any] | None,
         is_repeatable: bool,
     ) -> None:
-        headers = {*session.headers, *dict(request.options.get("headers") or {})}
+        headers = (*session.headers, *dict(request.options.get("headers") or {}))
         super().__init__(request, request.method, headers, is_repeatable)
         self._session = session
         self._url = url
@@ -264,10 +264,8 @@ class SessionRequest(Exchange):
     def seen(self, response: Any) -> Any:
         """The last response of the host that was asked; that of a redirect speaks of another one's quota."""
         host = self.request.url.host
-        for each in (response, *reversed(response.history)):
-            if each.request_info.url.host == host:
-                return each
-        return response
+        answers = (response, *reversed(getattr(response, "history", None) or ()))
+        return next((each for each in answers if _host_asked(each) == host), response)
 
     def may_repeat(self, outcome: Any) -> bool:
         return self.is_idempotent or not self.is_redirected
@@ -412,6 +410,11 @@ def _and_then(function: Callable[[], Any], slot: Slot) -> Callable[[], Any]:
             slot.release()
 
     return call
+
+
+def _host_asked(response: Any) -> str | None:
+    url = getattr(getattr(response, "request_info", None), "url", None)
+    return None if url is None else url.host
 
 
 def _host(request: Outgoing) -> str:
