@@ -116,6 +116,26 @@ class RateLimitedSession(Session):
     for every method and `ws_connect`. A redirect takes no permit of its own. The rest is the session's.
 
     Raises ValueError or TypeError for what makes no sense.
+
+    Example:
+        import asyncio
+        from aiohttp import web
+        from aiolimiter_fast import AsyncLimiter
+        from aiolimiter_fast.extras.aiohttp_limiter import RateLimitedSession
+
+        async def hello(request):
+            return web.Response(text="hello")
+
+        async def main():
+            server = web.ServerRunner(web.Server(hello))
+            await server.setup()
+            await web.TCPSite(server, "127.0.0.1", 0).start()
+            async with RateLimitedSession(AsyncLimiter(50, 1), max_concurrent=5) as session:
+                async with session.get(f"http://127.0.0.1:{server.addresses[0][1]}/") as response:
+                    assert await response.text() == "hello"
+            await server.cleanup()
+
+        asyncio.run(main())
     """
 
     def __init__(
@@ -185,6 +205,25 @@ class ThrottledSession(Stacked, Session):
     request whose body cannot be sent twice is not tried again. An open breaker raises `resilience.CircuitOpen`.
 
     Raises ValueError or TypeError for what makes no sense, ImportError for `retry` without tenacity.
+
+    Example:
+        import asyncio
+        from aiohttp import web
+        from aiolimiter_fast.extras.aiohttp_limiter import ThrottledSession
+
+        async def hello(request):
+            return web.Response(text="hello")
+
+        async def main():
+            server = web.ServerRunner(web.Server(hello))
+            await server.setup()
+            await web.TCPSite(server, "127.0.0.1", 0).start()
+            async with ThrottledSession(max_concurrent=5, adaptive=True, breaker=True) as session:
+                async with session.get(f"http://127.0.0.1:{server.addresses[0][1]}/") as response:
+                    assert await response.text() == "hello"
+            await server.cleanup()
+
+        asyncio.run(main())
     """
 
     def __init__(
