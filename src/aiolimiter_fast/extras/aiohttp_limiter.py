@@ -271,7 +271,7 @@ class ThrottledSession(Stacked, Session):
 class SessionRequest(Exchange):
     """A request of a session. Its redirects are made by aiohttp, on the same permit."""
 
-    __slots__ = ("_body", "_knows_redirects", "_session", "_url", "is_redirected")
+    __slots__ = ("_body", "_hops", "_knows_redirects", "_session", "_url")
 
     def __init__(
         self,
@@ -288,14 +288,15 @@ class SessionRequest(Exchange):
         self._url = url
         self._body = body
         self._knows_redirects = knows_redirects
-        self.is_redirected = False
+        self._hops = Hops()
 
     async def send(self) -> Any:
         options = self.request.options
         if self._body is not None:
             options = {**options, "data": self._body()}
-        self.is_redirected = not self._knows_redirects
-        token = _sending.set(self)
+        self._hops = Hops()
+        self._hops.is_redirected = not self._knows_redirects
+        token = _sending.set(self._hops)
         try:
             return await self._session.request(self.request.method, self._url, **options)
         finally:
@@ -320,7 +321,7 @@ class SessionRequest(Exchange):
         return next((each for each in answers if _host_asked(each) == host), response)
 
     def may_repeat(self, outcome: Any) -> bool:
-        return self.is_idempotent or not self.is_redirected
+        return self.is_idempotent or not self._hops.is_redirected
 
 
 class Opened:
@@ -380,7 +381,13 @@ class Request(Coroutine[Any, Any, T], Generic[T]):
             await self._result.wait_for_close()
 
 
-_sending: ContextVar[SessionRequest | None] = ContextVar("aiolimiter_fast_sending", default=None)
+class Hops:
+    """Whether a request was redirected. No more than that, since contexts live on in a session's connections."""
+
+    is_redirected = False
+
+
+_sending: ContextVar[Hops | None] = ContextVar("aiolimiter_fast_sending", default=None)
 
 
 def _trace_redirects(session: aiohttp.ClientSession) -> bool:
