@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import tenacity
-from stack_network import URL, Network, Spy, client, refused, spy
+from stack_network import URL, WAIT, Answer, Network, Spy, client, refused, spy
 
 from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate
 from aiolimiter_fast.extras.httpx_limiter import AsyncThrottledTransport, ThrottledTransport
@@ -122,6 +122,39 @@ async def test_an_open_breaker_refuses_at_once_and_spends_no_permit(clock: Manua
     assert probe.result().status_code == 200
     assert breaker.state("host") == "closed"
     assert len(network.sent) == 4
+
+
+async def test_when_the_breaker_opens_those_in_line_and_between_attempts_are_not_sent(clock: ManualClock) -> None:
+    network = Network(Answer(429, WAIT), 500, 500)
+    breaker = CircuitBreaker(failures=2, open_for=30)
+    transport, http = client(
+        network, limiter=AsyncLimiter(1, 1), adaptive=lambda ceiling: Spy(ceiling, start_rate=1000), breaker=breaker,
+        retry=tenacity.AsyncRetrying(retry=tenacity.retry_if_result(lambda r: r.status_code == 429)), max_concurrent=1,
+    )  # fmt: skip
+    tasks = [asyncio.create_task(http.get(URL)) for _ in range(10)]
+    await clock.run(30)
+    assert len(network.sent) == 3
+    assert breaker.state("host") == "open"
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, CircuitOpen) for each in outcomes] == [True, False, False] + [True] * 7
+    limiter = transport.adaptive("host")
+    assert isinstance(limiter, Spy)
+    assert limiter.in_flight == transport.throttle.running == 0
+    await clock.run(30)
+    assert (await http.get(URL)).status_code == 200
+    assert breaker.state("host") == "closed"
+
+
+async def test_a_call_from_before_the_breaker_opened_and_closed_again_goes_on(clock: ManualClock) -> None:
+    network = Network(latency=1)
+    breaker = CircuitBreaker()
+    _, http = client(network, breaker=breaker, max_concurrent=1)
+    tasks = [asyncio.create_task(http.get(URL)) for _ in range(2)]
+    await clock.run(0.5)
+    breaker.open("host", 0.1)
+    breaker.close("host")
+    await clock.run(5)
+    assert [task.result().status_code for task in tasks] == [200, 200]
 
 
 async def test_one_that_was_tried_again_and_came_through_is_one_success(clock: ManualClock) -> None:

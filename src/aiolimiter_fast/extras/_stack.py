@@ -13,7 +13,7 @@ from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter
 from aiolimiter_fast.adaptive.response import MAX_PAUSE, REFUSALS
 from aiolimiter_fast.extras._gate import Reader, Slot
 from aiolimiter_fast.resilience.adapters import Breaker, as_breaker
-from aiolimiter_fast.resilience.breaker import CircuitBreaker
+from aiolimiter_fast.resilience.breaker import CircuitBreaker, Passage
 from aiolimiter_fast.resilience.outcomes import IDEMPOTENT, headers_of, status_of
 from aiolimiter_fast.throttle import Throttle
 
@@ -31,12 +31,14 @@ class Exchange:
     Attributes:
         request: what functions for `key` and `weight` see.
         is_repeatable: whether its body can be sent twice.
+        passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
         is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
     """
 
     __slots__ = (
-        "_headers", "_method", "amount", "interrupted", "is_limited", "is_repeatable", "key", "request", "response",
+        "_headers", "_method", "amount", "interrupted", "is_limited", "is_repeatable", "key", "passage", "request",
+        "response",
     )  # fmt: skip
 
     def __init__(self, request: Any, method: str, headers: Any, is_repeatable: bool) -> None:
@@ -49,6 +51,7 @@ class Exchange:
         self.response: Any = None
         self.is_limited = False
         self.interrupted: BaseException | None = None
+        self.passage: Passage | None = None
 
     @property
     def is_idempotent(self) -> bool:
@@ -205,7 +208,11 @@ class Stack:
         try:
             if self.breaker is None:
                 return await self._tries(exchange)
-            return await self.breaker.call_async(self._tries, exchange, key=self._circuit_of(exchange))
+            circuit = self._circuit_of(exchange)
+            if not isinstance(self.breaker, CircuitBreaker):
+                return await self.breaker.call_async(self._tries, exchange, key=circuit)
+            with self.breaker.at(circuit) as exchange.passage:
+                return exchange.passage.result(await self._tries(exchange))
         except BaseException:
             await self._discard(exchange)
             raise
@@ -235,9 +242,13 @@ class Stack:
         return outcome
 
     async def _attempt(self, exchange: Exchange) -> Any:
+        if exchange.passage is not None:
+            exchange.passage.check()
         await self.throttle.enter(exchange.key, exchange.amount)
         departure = self._depart(exchange)
         try:
+            if exchange.passage is not None:
+                exchange.passage.check()
             response = await exchange.send()
         except BaseException as error:
             self._fail(exchange, departure, error)
@@ -265,7 +276,11 @@ class Stack:
         try:
             if self.breaker is None:
                 return self._tries_blocking(exchange)
-            return self.breaker.call(self._tries_blocking, exchange, key=self._circuit_of(exchange))
+            circuit = self._circuit_of(exchange)
+            if not isinstance(self.breaker, CircuitBreaker):
+                return self.breaker.call(self._tries_blocking, exchange, key=circuit)
+            with self.breaker.at(circuit) as exchange.passage:
+                return exchange.passage.result(self._tries_blocking(exchange))
         except BaseException:
             self._discard_blocking(exchange)
             raise
@@ -295,9 +310,13 @@ class Stack:
         return outcome
 
     def _attempt_blocking(self, exchange: Exchange) -> Any:
+        if exchange.passage is not None:
+            exchange.passage.check()
         self.throttle.enter_blocking(exchange.key, exchange.amount)
         departure = self._depart(exchange)
         try:
+            if exchange.passage is not None:
+                exchange.passage.check()
             response = exchange.send()
         except BaseException as error:
             self._fail(exchange, departure, error)
