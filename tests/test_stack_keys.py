@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import tenacity
 from stack_network import URL, WAIT, Answer, Network, Spy, client, refused, spy
 
-from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate
+from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate, SQLiteBucket
 from aiolimiter_fast.extras.httpx_limiter import AsyncThrottledTransport, ThrottledTransport
 from aiolimiter_fast.resilience import CircuitOpen
 from aiolimiter_fast.testing import ManualClock
@@ -94,6 +95,45 @@ async def test_a_limiter_of_buckets_is_a_ceiling(clock: ManualClock) -> None:
     assert [task.done() for task in tasks] == [True, True, False]
     await refused(tasks[2])
     assert transport.limiter("host") is limiter
+
+
+async def test_a_limiter_that_has_to_be_waited_for_is_obeyed_besides_the_adaptive_one(clock: ManualClock) -> None:
+    class Elsewhere:
+        taken = 0.0
+
+        async def acquire(self, amount: float = 1) -> None:
+            await asyncio.sleep(2)
+            self.taken += amount
+
+    static = Elsewhere()
+    network = Network()
+    transport, http = client(network, limiter=static, adaptive=lambda ceiling: Spy(ceiling, start_rate=1000), weight=3)
+    tasks = [asyncio.create_task(http.get(URL)) for _ in range(3)]
+    await clock.run(1)
+    limiter = transport.adaptive("host")
+    assert isinstance(limiter, Spy)
+    limiter.pause_until(clock.time() + 4)
+    await clock.run(7.5)
+    assert network.sent == [5, 7]
+    await refused(tasks[2])
+    assert [task.result().status_code for task in tasks[:2]] == [200, 200]
+    assert limiter.told == [(200, 5), (200, 7)]
+    assert static.taken == 6
+    assert limiter.in_flight == transport.throttle.running == transport.throttle.waiting == 0
+    assert transport.limiter("host") is static
+
+
+def test_a_limiter_in_a_database_is_obeyed_besides_the_adaptive_one() -> None:
+    with SQLiteBucket([Rate(3, 60_000)], sqlite3.connect(":memory:", check_same_thread=False), "requests") as bucket:
+        limiter = Limiter(bucket)
+        network = httpx.MockTransport(lambda request: httpx.Response(200, headers={"RateLimit": '"default";r=9;t=60'}))
+        transport = ThrottledTransport(limiter=limiter, adaptive=lambda ceiling: spy(spend="greedy"), transport=network)
+        with httpx.Client(transport=transport) as http:
+            assert [http.get(URL).status_code for _ in range(3)] == [200] * 3
+        assert bucket.count() == 3
+        learnt = transport.adaptive("host")
+        assert isinstance(learnt, Spy)
+        assert (learnt.remaining, learnt.in_flight, len(learnt.told)) == (9, 0, 3)
 
 
 # The breaker.
@@ -214,7 +254,6 @@ def test_one_transport_serves_two_loops_one_after_the_other() -> None:
         ({"limiter": 5}, "limiter must"),
         ({"limiter": 5, "adaptive": True}, "limiter must"),
         ({"limiter": AsyncLimiter, "adaptive": True}, "limiter must"),
-        ({"limiter": tenacity.Retrying(), "adaptive": True}, "limiter must|ceiling must"),
         ({"adaptive": 5}, "adaptive must"),
         ({"adaptive": AdaptiveLimiter(), "limiter": AsyncLimiter(1)}, "limiter must"),
         ({"retry": 5}, "retry must"),

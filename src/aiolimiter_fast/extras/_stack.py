@@ -169,10 +169,7 @@ class Stack:
         if adaptive is not True and not callable(adaptive):
             raise TypeError(f"adaptive must be a bool, an AdaptiveLimiter, or a function, got {adaptive!r}")
         self._maker = self._adaptive if adaptive is True else adaptive
-        if limiter is None:
-            return lambda key: self._adaptive_below(None, key)
-        if is_limiter(limiter):
-            _ceiling(limiter, None)  # what cannot be one is known now
+        if limiter is None or is_limiter(limiter):
             return lambda key: self._adaptive_below(limiter, key)
         if isinstance(limiter, type) or not callable(limiter):
             return limiter  # Throttle refuses it
@@ -181,14 +178,18 @@ class Stack:
     def _adaptive(self, ceiling: Any) -> AdaptiveLimiter:
         return AdaptiveLimiter(ceiling, max_pause=self._max_pause)
 
-    def _adaptive_below(self, limiter: Any, key: Hashable) -> AdaptiveLimiter:
+    def _adaptive_below(self, limiter: Any, key: Hashable) -> Permits:
         if isinstance(limiter, AdaptiveLimiter):
-            return limiter
-        made = None if self._maker is None else self._maker(None if limiter is None else _ceiling(limiter, key))
+            return Permits(limiter)
+        permits = None if limiter is None else Permits(limiter, key)
+        # What can be asked without waiting for it is the ceiling; what cannot, a server for one, is waited for first.
+        is_ceiling = permits is not None and permits.take is not None and permits.wait_time is not None
+        ceiling = limiter if permits is None or not permits.is_named else Named(permits)
+        made = self._maker(ceiling if is_ceiling else None)
         if not isinstance(made, AdaptiveLimiter):
             raise TypeError(f"adaptive must make an AdaptiveLimiter, got {made!r}")
         self._ceilings[made] = limiter
-        return made
+        return Permits(made) if permits is None or is_ceiling else Both(permits, made)
 
     def limiter_of(self, key: Hashable) -> Any:
         """The static limiter of a key."""
@@ -408,21 +409,36 @@ class Stacked:
         return self._stack.throttle
 
 
-def _ceiling(limiter: Any, key: Hashable) -> Any:
-    """A limiter as AdaptiveLimiter takes it, which asks it without waiting."""
-    permits = Permits(limiter, key)
-    if permits.take is None or permits.wait_time is None:
-        raise TypeError(f"limiter must be an AsyncLimiter or a Limiter in memory where adaptive is, got {limiter!r}")
-    return _Named(permits) if permits.is_named else limiter
-
-
-class _Named:
-    """A Limiter, asked under a key as its name."""
+class Named:
+    """A Limiter in memory as a ceiling, asked under a key as its name."""
 
     def __init__(self, permits: Permits) -> None:
         self.limiter = permits.limiter
         self.try_acquire = permits.take
         self.wait_time = permits.wait_time
+
+
+class Both(Permits):
+    """The permits of a limiter that has to be waited for, and after them those of an adaptive one."""
+
+    __slots__ = ()
+
+    def __init__(self, static: Permits, adaptive: AdaptiveLimiter) -> None:
+        super().__init__(adaptive)
+        self.take = self.wait_time = None
+        self.gives_back = False
+
+        async def acquire(amount: float) -> None:
+            await static.acquire(amount)
+            await adaptive.acquire(amount)
+
+        def block(amount: float) -> None:
+            if static.block is None:
+                raise TypeError(f"threads cannot wait for {static.limiter!r}")
+            static.block(amount)
+            adaptive.acquire_blocking(amount)
+
+        self.acquire, self.block = acquire, block
 
 
 def _retrying(retry: Any, is_async: bool) -> tuple[Any, Any] | None:
