@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from aiolimiter_fast._permits import Permits, is_limiter
 from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter
 from aiolimiter_fast.adaptive.response import MAX_PAUSE, REFUSALS
+from aiolimiter_fast.errors import CircuitOpen
 from aiolimiter_fast.extras._gate import Reader, Slot
 from aiolimiter_fast.resilience.adapters import Breaker, as_breaker
 from aiolimiter_fast.resilience.breaker import CircuitBreaker, Passage
@@ -30,22 +31,15 @@ class Exchange:
 
     Attributes:
         request: what functions for `key` and `weight` see.
-        is_repeatable: whether its body can be sent twice.
         passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
         is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
     """
 
-    __slots__ = (
-        "_headers", "_method", "amount", "interrupted", "is_limited", "is_repeatable", "key", "passage", "request",
-        "response",
-    )  # fmt: skip
+    __slots__ = ("amount", "interrupted", "is_limited", "key", "passage", "request", "response")
 
-    def __init__(self, request: Any, method: str, headers: Any, is_repeatable: bool) -> None:
+    def __init__(self, request: Any) -> None:
         self.request = request
-        self._method = method
-        self._headers = headers
-        self.is_repeatable = is_repeatable
         self.key: Hashable = None
         self.amount: float = 1
         self.response: Any = None
@@ -54,11 +48,22 @@ class Exchange:
         self.passage: Passage | None = None
 
     @property
+    def header_names(self) -> Iterable[Any]:
+        """The names of the request's headers, in any case."""
+        names: Iterable[Any] = self.request.headers
+        return names
+
+    @property
     def is_idempotent(self) -> bool:
         """Whether it may arrive twice."""
-        if self._method.upper() in IDEMPOTENT:
+        if (self.request.method or "").upper() in IDEMPOTENT:
             return True
-        return any(str(name).lower() == "idempotency-key" for name in self._headers or ())
+        return any(str(name).lower() == "idempotency-key" for name in self.header_names)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether its body can be sent twice."""
+        return True
 
     def send(self) -> Any:
         """Make one attempt; a response, or an awaitable of one."""
@@ -84,27 +89,25 @@ class Exchange:
 class Flight:
     """A permit of an adaptive limiter, from the departure of its request until the limiter knows the outcome."""
 
-    __slots__ = ("_adaptive", "_amount", "_sent_at")
+    __slots__ = ("_adaptive", "_amount", "_is_over", "_sent_at")
 
-    def __init__(self, limiter: Any, amount: float) -> None:
-        # A weight of 0 only waits for the end of a pause: nothing of it is in flight.
-        self._adaptive: AdaptiveLimiter | None = limiter if isinstance(limiter, AdaptiveLimiter) and amount else None
+    def __init__(self, adaptive: AdaptiveLimiter, amount: float) -> None:
+        self._adaptive = adaptive
         self._amount = amount
-        self._sent_at = 0.0 if self._adaptive is None else self._adaptive.time()
+        self._sent_at = adaptive.time()
+        self._is_over = False
 
-    def landed(self, headers: Any, status: int) -> bool:
-        """There is a response; whether it makes everybody wait."""
-        adaptive, self._adaptive = self._adaptive, None
-        if adaptive is None:
-            return False
-        found = adaptive.observe(headers, status, sent_at=self._sent_at, amount=self._amount)
+    def landed(self, response: Any, status: int) -> bool:
+        """There is a response, or an exception that carries one; whether it makes everybody wait."""
+        self._is_over = True
+        found = self._adaptive.observe(headers_of(response), status, sent_at=self._sent_at, amount=self._amount)
         return status in REFUSALS or any(each.pause_for for each in found)
 
-    def lost(self) -> None:
-        """There is none, and will be none."""
-        adaptive, self._adaptive = self._adaptive, None
-        if adaptive is not None:
-            adaptive.forget(self._sent_at)
+    def end(self) -> None:
+        """There is no response, unless there was one."""
+        if not self._is_over:
+            self._is_over = True
+            self._adaptive.forget(self._sent_at)
 
 
 class Final(BaseException):
@@ -236,7 +239,7 @@ class Stack:
             outcome: Any = await self._attempt(exchange)
         except Exception as error:
             outcome = error
-        if not exchange.may_repeat(outcome):
+        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
             raise Final(outcome)
         if isinstance(outcome, Exception):
             raise outcome
@@ -304,7 +307,7 @@ class Stack:
             outcome: Any = self._attempt_blocking(exchange)
         except Exception as error:
             outcome = error
-        if not exchange.may_repeat(outcome):
+        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
             raise Final(outcome)
         if isinstance(outcome, Exception):
             raise outcome
@@ -350,29 +353,35 @@ class Stack:
             return None
         return self._retrying[exchange.is_idempotent]
 
-    def _depart(self, exchange: Exchange) -> tuple[Slot, Flight]:
+    def _depart(self, exchange: Exchange) -> tuple[Slot, Flight | None]:
         """The permit is taken at this moment, the slot held."""
         exchange.is_limited = False
-        return Slot(self.throttle, exchange.key), Flight(self.throttle.limiter_at(exchange.key), exchange.amount)
+        limiter = self.throttle.limiter_at(exchange.key)
+        # A weight of 0 only waits for the end of a pause: nothing of it is in flight.
+        is_adaptive = isinstance(limiter, AdaptiveLimiter) and exchange.amount > 0
+        return Slot(self.throttle, exchange.key), Flight(limiter, exchange.amount) if is_adaptive else None
 
-    def _fail(self, exchange: Exchange, departure: tuple[Slot, Flight], error: BaseException) -> None:
+    def _fail(self, exchange: Exchange, departure: tuple[Slot, Flight | None], error: BaseException) -> None:
         slot, flight = departure
+        if not isinstance(error, Exception):
+            exchange.interrupted = error
         try:
-            status = status_of(error) if isinstance(error, Exception) else None
-            if not isinstance(error, Exception):
-                exchange.interrupted = error
-            if status is not None:
-                exchange.is_limited = flight.landed(headers_of(exchange.seen(error)), status)
+            if flight is not None and isinstance(error, Exception):
+                status = status_of(error)
+                if status is not None:
+                    exchange.is_limited = flight.landed(exchange.seen(error), status)
         finally:
-            flight.lost()
+            if flight is not None:
+                flight.end()
             slot.release()
 
-    def _arrive(self, exchange: Exchange, departure: tuple[Slot, Flight], response: Any) -> Any:
+    def _arrive(self, exchange: Exchange, departure: tuple[Slot, Flight | None], response: Any) -> Any:
         slot, flight = departure
         exchange.response = response
         try:
-            seen = exchange.seen(response)
-            exchange.is_limited = flight.landed(headers_of(seen), status_of(seen) or 0)
+            if flight is not None:
+                seen = exchange.seen(response)
+                exchange.is_limited = flight.landed(seen, status_of(seen) or 0)
             if self._holds:
                 exchange.hold(response, slot)
             else:
@@ -381,7 +390,8 @@ class Stack:
             slot.release()
             raise
         finally:
-            flight.lost()
+            if flight is not None:
+                flight.end()
         return response
 
 
