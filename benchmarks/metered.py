@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -23,17 +24,20 @@ from typing import Any
 
 from _measure import OURS, Row, Samples, table, versions
 from _metered_clients import Job
+from _metered_plot import Panel, Strip, write_plot
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from metered_server import UNAVAILABLE, Log, MeteredProcess, Plan
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests"))
-
-from metered_server import Log, MeteredProcess, Plan
-
 TASKS = 50
 DEMAND = 3.0  # times the quota
 WARM = 5.0  # seconds after which a client without headers is held to its share of refusals
+# A run in which the server was late for a larger share of the time shows the machine, and is made again, so often.
+LATE, TRIES = 0.01, 3
 # Names in the tables, and those of _metered_clients.
-CLIENTS = {OURS: "by hand", "plain": "plain", "aiolimiter+tenacity": "aiolimiter", "time left/remaining": "headers"}
+CLIENTS = {OURS: "httpx", "plain": "plain", "aiolimiter+tenacity": "aiolimiter", "time left/remaining": "headers"}
 PEERS = tuple(CLIENTS)[1:]
 STACKS = ("httpx", "httpx2", "aiohttp", "requests")
 
@@ -44,6 +48,7 @@ class Scenario:
     plan: Plan
     seconds: float = 20.0
     share: float | None = 0.95  # the bar for our share of the quota
+    drawn: str = ""  # its title in the picture
 
     @property
     def is_silent(self) -> bool:
@@ -53,17 +58,21 @@ class Scenario:
 SILENT = Plan(limit=50, window=1, dialect="silent", retry_after=False)
 OUTAGE = ((5.0, 15.0),)
 SCENARIOS = {
-    "fixed": Scenario("fixed window, ietf", Plan()),
+    "fixed": Scenario("fixed window, ietf", Plan(), drawn="with headers,\nfixed windows of 5 s"),
     "sliding": Scenario("sliding window, x-ratelimit", Plan("sliding", dialect="x-ratelimit")),
     "bucket": Scenario("token bucket, discord", Plan("bucket", dialect="discord")),
     "shared": Scenario("shared with another, openai", Plan(dialect="openai", another_every=0.1)),
     "changing": Scenario(
-        "50/s, 20/s at 5 s, 50/s at 12.5 s, anthropic", Plan(dialect="anthropic", changes=((5, 100), (12.5, 250)))
+        "50/s, 20/s at 5 s, 50/s at 12.5 s, anthropic",
+        Plan(dialect="anthropic", changes=((5, 100), (12.5, 250))),
+        drawn="with headers,\na quota that changes",
     ),
     "slow": Scenario("answers after 0.2 to 0.6 s, discord", Plan(dialect="discord", latency=(0.2, 0.6))),
     "streaming": Scenario("streaming bodies of 0.2 s, ietf", Plan(parts=10)),
-    "outage": Scenario("outage of 10 s, ietf", Plan(outages=OUTAGE), 25.0),
-    "silent fixed": Scenario("silent, fixed window", SILENT, share=0.85),
+    "outage": Scenario("outage of 10 s, ietf", Plan(outages=OUTAGE), 25.0, drawn="with headers,\nan outage of 10 s"),
+    "silent fixed": Scenario(
+        "silent, fixed window", SILENT, share=0.85, drawn="without headers,\nfixed windows of 1 s"
+    ),
     "silent sliding": Scenario("silent, sliding window", replace(SILENT, meter="sliding"), share=0.85),
     "silent bucket": Scenario("silent, token bucket", replace(SILENT, meter="bucket"), share=0.85),
     "silent outage": Scenario("silent, outage of 10 s", replace(SILENT, outages=OUTAGE), 25.0, share=None),
@@ -119,6 +128,28 @@ def run(scenario: Scenario, clients: Sequence[str], uvloop: bool) -> dict[str, O
     return outcomes
 
 
+def undisturbed(scenario: Scenario, clients: Sequence[str], uvloop: bool, start: float) -> dict[str, Outcome]:
+    """Run until the machine had time for it; the run in which the server was late the least."""
+    best: dict[str, Outcome] = {}
+    for _ in range(TRIES):
+        print(f"[{time.perf_counter() - start:5.0f} s] {scenario.what} ... ", end="", file=sys.stderr, flush=True)
+        outcomes = run(scenario, clients, uvloop)
+        if not best or late(outcomes) < late(best):
+            best = outcomes
+        print(f"the server was late for {late(outcomes):.2f} s", file=sys.stderr)
+        for client, outcome in outcomes.items():
+            for error, times in outcome.errors.items():
+                print(f"          {client}: {times} times {error}", file=sys.stderr)
+        if late(best) <= LATE * scenario.seconds:
+            break
+    return best
+
+
+def late(outcomes: dict[str, Outcome]) -> float:
+    """Seconds for which the server was kept from its work, by the clients or by what else the machine does."""
+    return max(outcome.log.late for outcome in outcomes.values())
+
+
 Figure = Callable[[Outcome], float]
 
 
@@ -133,11 +164,19 @@ def questions(scenario: Scenario) -> Iterator[tuple[str, Figure, float | None, b
         bar = 0.05 if scenario.share else None
         yield "share of 429s after 5 s", lambda it: it.log.refused_share(WARM, seconds), bar, False
     yield "429s and 503s", lambda it: len(it.log) - len(it.log.admitted()), None, False
-    for _, end in plan.outages:
-        yield "first second after it / rate", lambda it: it.log.first_second(end) / plan.rate, 1, False
-        yield "seconds to recover", lambda it: it.log.recovery(end), None, False
+    for _, back in plan.outages[:1]:
+        yield "first second after it / rate", partial(first_second, back, plan.rate), 1, False
+        yield "seconds to recover", partial(recovery, back), None, False
     yield "lost", lambda it: len(it.log.lost(it.told)), 0, False
     yield "sent again undue", lambda it: len(it.log.sent_undue()), 0, False
+
+
+def first_second(instant: float, rate: float, outcome: Outcome) -> float:
+    return outcome.log.first_second(instant) / rate
+
+
+def recovery(instant: float, outcome: Outcome) -> float:
+    return outcome.log.recovery(instant)
 
 
 def compared(scenario: Scenario, rounds: Sequence[dict[str, Outcome]], loop: str) -> list[Row]:
@@ -164,6 +203,19 @@ def stacks(scenario: Scenario, rounds: Sequence[dict[str, Outcome]], loop: str) 
     return rows
 
 
+def strip(scenario: Scenario, outcomes: dict[str, Outcome]) -> Strip:
+    """What the picture shows of a run."""
+    plan, seconds = scenario.plan, scenario.seconds
+    panels = []
+    for client in CLIENTS.values():
+        log = outcomes[client].log
+        refused = sorted(log.refused(0, seconds) + log.refused(0, seconds, UNAVAILABLE))
+        note = f"{log.share(plan.permitted(seconds), seconds):.0%} of the quota, {len(refused):,} refused"
+        panels.append(Panel(log.admitted(0, seconds), refused, note))
+    quota = [(0.0, plan.rate), *((when, limit / plan.window) for when, limit in plan.changes)]
+    return Strip(scenario.drawn, seconds, quota, plan.outages, panels)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three scenarios, of 10 s where there is no outage")
@@ -177,27 +229,21 @@ def main() -> int:
     start = time.perf_counter()
 
     def repeat(scenario: Scenario, clients: Sequence[str]) -> list[dict[str, Outcome]]:
-        rounds = []
-        for _ in range(options.rounds):
-            print(f"[{time.perf_counter() - start:5.0f} s] {scenario.what} ...", file=sys.stderr, flush=True)
-            rounds.append(run(scenario, clients, options.uvloop))
-            for client, outcome in rounds[-1].items():
-                for error, times in outcome.errors.items():
-                    print(f"          {client}: {times} times {error}", file=sys.stderr)
-        return rounds
+        return [undisturbed(scenario, clients, options.uvloop, start) for _ in range(options.rounds)]
 
     def short(scenario: Scenario) -> Scenario:
         return replace(scenario, seconds=10.0) if options.quick and not scenario.plan.outages else scenario
 
     rows: list[Row] = []
-    drawn: dict[str, tuple[Scenario, dict[str, Log]]] = {}
+    strips: list[Strip] = []
     names = options.only or [*(QUICK if options.quick else SCENARIOS), "stacks"]
     for name in names:
         if name != "stacks":
             scenario = short(SCENARIOS[name])
             rounds = repeat(scenario, list(CLIENTS.values()))
             rows += compared(scenario, rounds, loop)
-            drawn[name] = scenario, {ours: rounds[-1][client].log for ours, client in CLIENTS.items()}
+            if scenario.drawn:
+                strips.append(strip(scenario, rounds[-1]))
             continue
         for each in STACK_SCENARIOS:
             scenario = short(SCENARIOS[each])
@@ -212,9 +258,8 @@ def main() -> int:
         report: dict[str, Any] = {"versions": used, "rows": [row.to_json() for row in rows]}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.plot:
-        from _metered_plot import write_plot
-
-        for path in write_plot(options.plot, drawn):
+        caption = ", ".join(f"{name} {used[name]}" for name in ("python", "httpx", "aiolimiter", "tenacity", "aiohttp"))
+        for path in write_plot(options.plot, list(CLIENTS), strips, caption):
             print(f"Wrote {path}")
     return int(any(row.met is False for row in rows))
 

@@ -88,7 +88,7 @@ class Plan:
     def new_meter(self) -> Meter:
         if self.meter == "bucket":
             return TokenBucket(self.limit, self.window, self.burst)
-        return {"fixed": FixedWindow, "sliding": SlidingWindow}[self.meter](self.limit, self.window)
+        return (FixedWindow if self.meter == "fixed" else SlidingWindow)(self.limit, self.window)
 
 
 class From:
@@ -178,8 +178,7 @@ class Log(list[Entry]):
         for entry in self:
             before = last.get(entry.request)
             if before is not None and (
-                before.status not in (REFUSED, UNAVAILABLE)
-                or entry.at < before.answered + before.retry_after - CLOCKS
+                before.status not in (REFUSED, UNAVAILABLE) or entry.at < before.answered + before.retry_after - CLOCKS
             ):
                 undue.append(entry.request)
             last[entry.request] = entry
@@ -225,6 +224,10 @@ class MeteredProcess:
         begin = ceil(time.time() + ahead)
         with urlopen(f"{self._base}begin?at={begin}", timeout=30):
             return begin
+
+    def begin_in(self) -> float:
+        """Let the first window begin within a second or so; in how many seconds it does."""
+        return self.begin() - time.time()
 
     def log(self, account: str) -> Log:
         with urlopen(f"{self._base}log?of={account}", timeout=30) as response:
@@ -309,7 +312,7 @@ async def serve() -> None:
     accounts = {name: Account(Plan(**plan)) for name, plan in json.loads(sys.stdin.readline()).items()}
     stop = asyncio.Event()
     late = 0.0
-    others = {asyncio.create_task(tick())}
+    others: set[asyncio.Task[None]] = set()
 
     def now() -> float:
         return time.monotonic() + offset
@@ -320,6 +323,7 @@ async def serve() -> None:
         loop.call_soon_threadsafe(stop.set)
 
     async def begin(request: web.Request) -> web.Response:
+        others.add(asyncio.create_task(tick()))
         for account in accounts.values():
             account.begin(float(request.query["at"]) - EPOCH)
             others.add(asyncio.create_task(account.another(now)))
