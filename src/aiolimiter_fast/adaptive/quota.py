@@ -85,7 +85,7 @@ class Quota:
         self._answered += amount
         is_newer = sent >= self.said
         if self.left is not None and not is_newer:
-            if remaining < self.left:
+            if remaining < self.left and not self._is_over(seen, now):
                 self.left, self.said = remaining, now
                 self._see_reset(seen, sent, now, False, False)
             return
@@ -99,6 +99,13 @@ class Quota:
             self._returns = self._returns + 1 if remaining < 0.8 * self.limit else 0
         self.left, self.said = remaining, now
         self._see_reset(seen, sent, now, True, rose)
+
+    def _is_over(self, seen: Observation, now: float) -> bool:
+        """Whether a late response speaks of a window that ended before the present one began."""
+        if seen.reset_after is None or self.reset is None or not self.window:
+            return False
+        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
+        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if is_rounded else 0.0)
 
     def _see_reset(self, seen: Observation, sent: float, now: float, is_newer: bool, rose: bool) -> None:
         if seen.reset_after is None:
