@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import threading
@@ -145,7 +146,7 @@ async def by_hand(job: Job) -> AsyncIterator[Fetch]:
                 return response
 
         async def fetch(url: str) -> int:
-            return await _unless_open(lambda: breaker.call_async(retrying, once, url), "status_code")
+            return int((await _unless_open(lambda: breaker.call_async(retrying, once, url))).status_code)
 
         yield fetch
 
@@ -161,7 +162,7 @@ async def httpx_stack(job: Job, name: str = "httpx") -> AsyncIterator[Fetch]:
     async with library.AsyncClient(transport=transport) as client:
 
         async def fetch(url: str) -> int:
-            return await _unless_open(lambda: client.get(url), "status_code")
+            return int((await _unless_open(lambda: client.get(url))).status_code)
 
         yield fetch
 
@@ -186,7 +187,7 @@ async def aiohttp_stack(job: Job) -> AsyncIterator[Fetch]:
                 return response
 
         async def fetch(url: str) -> int:
-            return await _unless_open(lambda: read(url), "status")
+            return int((await _unless_open(lambda: read(url))).status)
 
         yield fetch
 
@@ -203,25 +204,33 @@ def requests_stack(job: Job) -> Iterator[Callable[[str], int]]:
     with requests.Session() as session:
         session.mount("http://", module.ThrottledAdapter(**_stack(job), pool_maxsize=job.tasks))
 
+        def once(url: str) -> requests.Response | CircuitOpen:
+            try:
+                return session.get(url, timeout=30)
+            except CircuitOpen as refused:
+                return refused
+
         def fetch(url: str) -> int:
-            while True:
-                try:
-                    return session.get(url, timeout=30).status_code
-                except CircuitOpen as refused:
-                    time.sleep(max(refused.retry_after, 0.05))
+            while isinstance(answer := once(url), CircuitOpen):
+                time.sleep(max(answer.retry_after, 0.05))
+            return answer.status_code
 
         yield fetch
 
 
-async def _unless_open(call: Callable[[], Awaitable[Any]], status: str) -> int:
+async def _unless_open(call: Callable[[], Awaitable[Any]]) -> Any:
     """Call, and call again when an open breaker would let it."""
     from aiolimiter_fast.resilience import CircuitOpen
 
-    while True:
+    async def once() -> Any:
         try:
-            return int(getattr(await call(), status))
+            return await call()
         except CircuitOpen as refused:
-            await asyncio.sleep(max(refused.retry_after, 0.05))
+            return refused
+
+    while isinstance(answer := await once(), CircuitOpen):  # noqa: ASYNC110
+        await asyncio.sleep(max(answer.retry_after, 0.05))
+    return answer
 
 
 TASKS = {
@@ -307,13 +316,21 @@ def in_threads(job: Job, ready: Callable[[], float]) -> Demand:
     return demand
 
 
+def end_with_parent() -> None:
+    """Standard input ends when the parent closes it, or dies in whatever way."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process
     job = Job(**json.loads(sys.stdin.readline()))
 
     def ready() -> float:
         print("ready", flush=True)
-        return float(sys.stdin.readline())
+        begin = float(sys.stdin.readline())
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        return begin
 
     if job.client in THREADS:
         demand = in_threads(job, ready)

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator
 
 BIN = 0.5  # seconds
 # Of Okabe and Ito's palette, told apart with any colour vision; hatching repeats the message.
@@ -47,9 +48,9 @@ def write_plot(folder: Path, clients: Sequence[str], strips: Sequence[Strip], ca
     figure, grid = plt.subplots(
         len(strips),
         len(clients),
-        figsize=(11.5, 0.9 + 2.0 * len(strips)),
+        figsize=(12, 1.4 + 1.9 * len(strips)),
         sharex="row",
-        sharey=True,
+        sharey="row",
         squeeze=False,
         layout="constrained",
         facecolor="white",
@@ -57,13 +58,20 @@ def write_plot(folder: Path, clients: Sequence[str], strips: Sequence[Strip], ca
     for row, strip in zip(grid, strips, strict=True):
         for axes, panel in zip(row, strip.panels, strict=True):
             draw(axes, strip, panel)
-        row[0].set_ylabel(strip.title)
+        row[0].set_ylabel(f"{strip.title}\n", fontweight="bold")
     for axes, client in zip(grid[0], clients, strict=True):
-        axes.set_title(client, fontweight="bold", pad=22)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    figure.supxlabel(f"seconds\n\n{caption}", fontsize=8, color="#555555")
-    figure.supylabel("requests that reached the server, per half second")
+        axes.annotate(
+            client, (0.5, 1), (0, 24), xycoords="axes fraction", textcoords="offset points",
+            horizontalalignment="center", fontsize=12, fontweight="bold",
+        )  # fmt: skip
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds")
+    keys = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=len(keys), frameon=False, fontsize=11)
+    figure.supylabel("requests that reached the server, per half second", fontsize=11)
+    figure.supxlabel(caption, fontsize=8, color="#555555")
     paths = [folder / "metered.svg", folder / "metered.png"]
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(paths[0], metadata={"Date": None})
@@ -79,7 +87,7 @@ def draw(axes: Axes, strip: Strip, panel: Panel) -> None:
     admitted = counts(panel.admitted, bins)
     refused = counts(panel.refused, bins)
     for begin, end in strip.outages:
-        axes.axvspan(begin, end, color=OUTAGE, alpha=0.35, linewidth=0)
+        axes.axvspan(begin, end, color=OUTAGE, alpha=0.35, linewidth=0, label="outage")
     axes.bar(at, admitted, BIN, align="edge", color=ADMITTED, linewidth=0, label="admitted")
     axes.bar(
         at, refused, BIN, bottom=admitted, align="edge", color=REFUSED, edgecolor="#7A4B00", hatch="////", linewidth=0,
@@ -90,9 +98,8 @@ def draw(axes: Axes, strip: Strip, panel: Panel) -> None:
     axes.step([*times, strip.seconds], [*rates, rates[-1]], where="post", color="black", linewidth=1.4, label="quota")
     axes.set_title(panel.note, fontsize=9, loc="left", color="#333333", pad=4)
     axes.set_xlim(0, strip.seconds)
-    axes.set_ylim(0, 90)
     axes.set_xticks(range(0, int(strip.seconds) + 1, 5))
-    axes.set_yticks([0, 25, 50, 75])
+    axes.yaxis.set_major_locator(MultipleLocator(25))
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -37,7 +37,7 @@ WARM = 5.0  # seconds after which a client without headers is held to its share 
 # A run in which the server was late for a larger share of the time shows the machine, and is made again, so often.
 LATE, TRIES = 0.01, 3
 # Names in the tables, and those of _metered_clients.
-CLIENTS = {OURS: "httpx", "plain": "plain", "aiolimiter+tenacity": "aiolimiter", "time left/remaining": "headers"}
+CLIENTS = {OURS: "httpx", "plain httpx": "plain", "aiolimiter + tenacity": "aiolimiter", "left / remaining": "headers"}
 PEERS = tuple(CLIENTS)[1:]
 STACKS = ("httpx", "httpx2", "aiohttp", "requests")
 
@@ -208,9 +208,10 @@ def strip(scenario: Scenario, outcomes: dict[str, Outcome]) -> Strip:
     plan, seconds = scenario.plan, scenario.seconds
     panels = []
     for client in CLIENTS.values():
-        log = outcomes[client].log
+        log, told = outcomes[client].log, outcomes[client].told
         refused = sorted(log.refused(0, seconds) + log.refused(0, seconds, UNAVAILABLE))
-        note = f"{log.share(plan.permitted(seconds), seconds):.0%} of the quota, {len(refused):,} refused"
+        share = log.share(plan.permitted(seconds), seconds)
+        note = f"{share:.0%} used, {len(refused):,} refused, {len(log.lost(told)):,} lost"
         panels.append(Panel(log.admitted(0, seconds), refused, note))
     quota = [(0.0, plan.rate), *((when, limit / plan.window) for when, limit in plan.changes)]
     return Strip(scenario.drawn, seconds, quota, plan.outages, panels)
