@@ -416,7 +416,7 @@ def _retrying(retry: Any, is_async: bool) -> tuple[Any, Any] | None:
         if not (callable(getattr(retry, "copy", None)) and callable(retry) and hasattr(retry, "stop")):
             raise TypeError(f"retry must be a bool, arguments of retry_options, or tenacity's Retrying, got {retry!r}")
         if iscoroutinefunction(type(retry).__call__) is not is_async:
-            raise TypeError(f"retry must be an {'AsyncRetrying' if is_async else 'Retrying'} here, got {retry!r}")
+            raise TypeError(f"retry must be {'an AsyncRetrying' if is_async else 'a Retrying'} here, got {retry!r}")
         return retry, retry
     try:
         import tenacity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import ContextVar
@@ -12,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,6 +23,8 @@ __all__ = ["Outgoing", "RateLimitedSession", "ThrottledSession"]
 T = TypeVar("T")
 
 PLAIN = (str, int, float)
+# Seconds that the rest of a short body is waited for, so that its connection can be used again.
+PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,26 @@ class RateLimitedSession(Session):
     for every method and `ws_connect`. A redirect takes no permit of its own. The rest is the session's.
 
     Raises ValueError or TypeError for what makes no sense.
+
+    Example:
+        import asyncio
+        from aiohttp import web
+        from aiolimiter_fast import AsyncLimiter
+        from aiolimiter_fast.extras.aiohttp_limiter import RateLimitedSession
+
+        async def hello(request):
+            return web.Response(text="hello")
+
+        async def main():
+            server = web.ServerRunner(web.Server(hello))
+            await server.setup()
+            await web.TCPSite(server, "127.0.0.1", 0).start()
+            async with RateLimitedSession(AsyncLimiter(50, 1), max_concurrent=5) as session:
+                async with session.get(f"http://127.0.0.1:{server.addresses[0][1]}/") as response:
+                    assert await response.text() == "hello"
+            await server.cleanup()
+
+        asyncio.run(main())
     """
 
     def __init__(
@@ -178,10 +201,29 @@ class ThrottledSession(Stacked, Session):
         breaker: True; a CircuitBreaker; or what `resilience.as_breaker` takes.
 
     Each attempt takes a permit of its own, and none is held while it waits for the next; its redirects take none. A
-    timeout of aiohttp's is for each attempt. A request whose body cannot be sent twice is not tried again. An open
-    breaker raises `resilience.CircuitOpen`.
+    timeout of aiohttp's is for each attempt, and where there is `retry` aiohttp tries nothing again by itself. A
+    request whose body cannot be sent twice is not tried again. An open breaker raises `resilience.CircuitOpen`.
 
     Raises ValueError or TypeError for what makes no sense, ImportError for `retry` without tenacity.
+
+    Example:
+        import asyncio
+        from aiohttp import web
+        from aiolimiter_fast.extras.aiohttp_limiter import ThrottledSession
+
+        async def hello(request):
+            return web.Response(text="hello")
+
+        async def main():
+            server = web.ServerRunner(web.Server(hello))
+            await server.setup()
+            await web.TCPSite(server, "127.0.0.1", 0).start()
+            async with ThrottledSession(max_concurrent=5, adaptive=True, breaker=True) as session:
+                async with session.get(f"http://127.0.0.1:{server.addresses[0][1]}/") as response:
+                    assert await response.text() == "hello"
+            await server.cleanup()
+
+        asyncio.run(main())
     """
 
     def __init__(
@@ -204,8 +246,10 @@ class ThrottledSession(Stacked, Session):
             breaker,
         )  # fmt: skip
         self._wrap(session, kwargs)
-        if self._stack.retries:
-            self._session.trace_configs.append(_tracing())
+        self._knows_redirects = self._stack.retries and _trace_redirects(self._session)
+        if self._stack.retries and hasattr(self._session, "_retry_connection"):
+            # aiohttp sends idempotent requests twice by itself, on one permit, where the server hangs up.
+            self._session._retry_connection = False
 
     async def _request(self, method: str, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientResponse:
         outgoing = Outgoing(method, self._absolute(url), options)
@@ -213,13 +257,13 @@ class ThrottledSession(Stacked, Session):
         is_repeatable = True
         if self._stack.retries:
             body, is_repeatable = await _body(options.get("data"))
-        exchange = SessionRequest(self._session, outgoing, url, body, is_repeatable)
+        exchange = SessionRequest(self._session, outgoing, url, body, is_repeatable, self._knows_redirects)
         response: aiohttp.ClientResponse = await self._stack.run(exchange)
         return response
 
     async def _ws_connect(self, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientWebSocketResponse[Any]:
         outgoing = Outgoing(options.get("method", "GET"), self._absolute(url), options)
-        exchange = SocketRequest(self._session, outgoing, url, None, True)
+        exchange = SocketRequest(self._session, outgoing, url, None, True, True)
         socket: aiohttp.ClientWebSocketResponse[Any] = await self._stack.run(exchange)
         return socket
 
@@ -227,7 +271,7 @@ class ThrottledSession(Stacked, Session):
 class SessionRequest(Exchange):
     """A request of a session. Its redirects are made by aiohttp, on the same permit."""
 
-    __slots__ = ("_body", "_session", "_url", "is_redirected")
+    __slots__ = ("_body", "_knows_redirects", "_session", "_url", "is_redirected")
 
     def __init__(
         self,
@@ -236,19 +280,21 @@ class SessionRequest(Exchange):
         url: str | URL,
         body: Callable[[], Any] | None,
         is_repeatable: bool,
+        knows_redirects: bool,
     ) -> None:
         headers = (*session.headers, *dict(request.options.get("headers") or {}))
         super().__init__(request, request.method, headers, is_repeatable)
         self._session = session
         self._url = url
         self._body = body
+        self._knows_redirects = knows_redirects
         self.is_redirected = False
 
     async def send(self) -> Any:
         options = self.request.options
         if self._body is not None:
             options = {**options, "data": self._body()}
-        self.is_redirected = False
+        self.is_redirected = not self._knows_redirects
         token = _sending.set(self)
         try:
             return await self._session.request(self.request.method, self._url, **options)
@@ -256,7 +302,13 @@ class SessionRequest(Exchange):
             _sending.reset(token)
 
     async def discard(self, response: aiohttp.ClientResponse) -> None:
-        response.release()  # its connection is used again if the body has come
+        try:
+            if response.content_length is not None and response.content_length <= SHORT:
+                await asyncio.wait_for(response.read(), PATIENCE)
+        except Exception:  # its connection is closed then, and nothing else is lost
+            pass
+        finally:
+            response.release()
 
     def hold(self, response: aiohttp.ClientResponse, slot: Slot) -> None:
         _hold(response, slot)
@@ -331,18 +383,26 @@ class Request(Coroutine[Any, Any, T], Generic[T]):
 _sending: ContextVar[SessionRequest | None] = ContextVar("aiolimiter_fast_sending", default=None)
 
 
-def _tracing() -> aiohttp.TraceConfig:
-    """What tells that aiohttp follows a redirect: the server has done then what it was asked."""
+def _trace_redirects(session: aiohttp.ClientSession) -> bool:
+    """Have the session tell when it follows a redirect, the server having done what it was asked; whether it will."""
+    configs: Any = getattr(session, "trace_configs", None)
+    if isinstance(configs, list) and not any(isinstance(config, Redirects) for config in configs):
+        configs.append(Redirects())
+    return isinstance(configs, list)
 
-    async def redirected(*_: object) -> None:
+
+class Redirects(aiohttp.TraceConfig):
+    """What a session tells of redirects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_request_redirect.append(self._redirected)
+        self.freeze()
+
+    async def _redirected(self, *_: object) -> None:
         sending = _sending.get()
         if sending is not None:
             sending.is_redirected = True
-
-    config = aiohttp.TraceConfig()
-    config.on_request_redirect.append(redirected)
-    config.freeze()
-    return config
 
 
 class Written:

@@ -51,6 +51,16 @@ class RateLimiterAdapter(Wrapper):
         max_keys: for how many idle keys limiters are kept.
 
     Each hop of a redirect takes permits. Raises ValueError or TypeError for what makes no sense.
+
+    Example:
+        import requests
+        from aiolimiter_fast import Limiter, Rate
+        from aiolimiter_fast.extras.requests_limiter import RateLimiterAdapter
+
+        with requests.Session() as session:
+            adapter = RateLimiterAdapter(Limiter(Rate(5, 1000)), key="host", max_concurrent=2)
+            session.mount("https://", adapter)
+            session.mount("http://", adapter)
     """
 
     def __init__(
@@ -182,6 +192,13 @@ class RateLimitedRequestsSession(requests.Session):
 
     Arguments: limiter, and the name under which it is asked. Others are ignored, as pyrate-limiter does. A
     RateLimiterAdapter, mounted in any session, does more.
+
+    Example:
+        from aiolimiter_fast import Limiter, Rate
+        from aiolimiter_fast.extras.requests_limiter import RateLimitedRequestsSession
+
+        with RateLimitedRequestsSession(Limiter(Rate(5, 1000))) as session:
+            session.headers["User-Agent"] = "polite"
     """
 
     def __init__(self, limiter: Any, name: str = __name__, **_: Any) -> None:
