@@ -179,7 +179,8 @@ class Quota:
             elif self.reset is None or self.reset <= now:
                 return 0.0
             else:
-                gap = amount * (self.reset - last) / (spare + amount)
+                # What is sent in the last moments arrives in the next window, and would be missing there.
+                gap = amount * max(self.reset - latency - last, 0.0) / (spare + amount)
             return max(last + min(gap, self._max_pause) - now, 0.0)
         if now < self.more_at() - SAME:
             return inf if flying and spare + flying >= need else self.more_at() - now
