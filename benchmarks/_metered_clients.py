@@ -254,7 +254,7 @@ class Demand:
         """The next request, and how many seconds it is until it is wanted."""
         number = next(self._numbers)
         due = self._begin + number / self._job.demand
-        return number, max(due, time.time()) - time.time()
+        return number, max(due - time.time(), 0.0)
 
     def is_over(self, ahead: float = 0.0) -> bool:
         return time.time() + ahead >= self._begin + self._job.seconds
