@@ -384,7 +384,8 @@ class Throttle:
         if line is None:
             permits = self._permits
             if self._makes:
-                permits = Permits(self._limiter(key))
+                made = self._limiter(key)
+                permits = made if isinstance(made, Permits) else Permits(made)
             elif permits is not None and permits.is_named and key is not None:
                 permits = Permits(self._limiter, key)
             line = Line(key, permits)

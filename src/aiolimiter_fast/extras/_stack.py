@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 from aiolimiter_fast._permits import Permits, is_limiter
 from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter
 from aiolimiter_fast.adaptive.response import MAX_PAUSE, REFUSALS
+from aiolimiter_fast.errors import CircuitOpen
 from aiolimiter_fast.extras._gate import Reader, Slot
 from aiolimiter_fast.resilience.adapters import Breaker, as_breaker
-from aiolimiter_fast.resilience.breaker import CircuitBreaker
+from aiolimiter_fast.resilience.breaker import CircuitBreaker, Passage
 from aiolimiter_fast.resilience.outcomes import IDEMPOTENT, headers_of, status_of
 from aiolimiter_fast.throttle import Throttle
 
@@ -30,32 +31,39 @@ class Exchange:
 
     Attributes:
         request: what functions for `key` and `weight` see.
-        is_repeatable: whether its body can be sent twice.
+        passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
         is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
     """
 
-    __slots__ = (
-        "_headers", "_method", "amount", "interrupted", "is_limited", "is_repeatable", "key", "request", "response",
-    )  # fmt: skip
+    __slots__ = ("amount", "interrupted", "is_limited", "key", "passage", "request", "response")
 
-    def __init__(self, request: Any, method: str, headers: Any, is_repeatable: bool) -> None:
+    def __init__(self, request: Any) -> None:
         self.request = request
-        self._method = method
-        self._headers = headers
-        self.is_repeatable = is_repeatable
         self.key: Hashable = None
         self.amount: float = 1
         self.response: Any = None
         self.is_limited = False
         self.interrupted: BaseException | None = None
+        self.passage: Passage | None = None
+
+    @property
+    def header_names(self) -> Iterable[Any]:
+        """The names of the request's headers, in any case."""
+        names: Iterable[Any] = self.request.headers
+        return names
 
     @property
     def is_idempotent(self) -> bool:
         """Whether it may arrive twice."""
-        if self._method.upper() in IDEMPOTENT:
+        if (self.request.method or "").upper() in IDEMPOTENT:
             return True
-        return any(str(name).lower() == "idempotency-key" for name in self._headers or ())
+        return any(str(name).lower() == "idempotency-key" for name in self.header_names)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether its body can be sent twice."""
+        return True
 
     def send(self) -> Any:
         """Make one attempt; a response, or an awaitable of one."""
@@ -81,27 +89,25 @@ class Exchange:
 class Flight:
     """A permit of an adaptive limiter, from the departure of its request until the limiter knows the outcome."""
 
-    __slots__ = ("_adaptive", "_amount", "_sent_at")
+    __slots__ = ("_adaptive", "_amount", "_is_over", "_sent_at")
 
-    def __init__(self, limiter: Any, amount: float) -> None:
-        # A weight of 0 only waits for the end of a pause: nothing of it is in flight.
-        self._adaptive: AdaptiveLimiter | None = limiter if isinstance(limiter, AdaptiveLimiter) and amount else None
+    def __init__(self, adaptive: AdaptiveLimiter, amount: float) -> None:
+        self._adaptive = adaptive
         self._amount = amount
-        self._sent_at = 0.0 if self._adaptive is None else self._adaptive.time()
+        self._sent_at = adaptive.time()
+        self._is_over = False
 
-    def landed(self, headers: Any, status: int) -> bool:
-        """There is a response; whether it makes everybody wait."""
-        adaptive, self._adaptive = self._adaptive, None
-        if adaptive is None:
-            return False
-        found = adaptive.observe(headers, status, sent_at=self._sent_at, amount=self._amount)
+    def landed(self, response: Any, status: int) -> bool:
+        """There is a response, or an exception that carries one; whether it makes everybody wait."""
+        self._is_over = True
+        found = self._adaptive.observe(headers_of(response), status, sent_at=self._sent_at, amount=self._amount)
         return status in REFUSALS or any(each.pause_for for each in found)
 
-    def lost(self) -> None:
-        """There is none, and will be none."""
-        adaptive, self._adaptive = self._adaptive, None
-        if adaptive is not None:
-            adaptive.forget(self._sent_at)
+    def end(self) -> None:
+        """There is no response, unless there was one."""
+        if not self._is_over:
+            self._is_over = True
+            self._adaptive.forget(self._sent_at)
 
 
 class Final(BaseException):
@@ -166,10 +172,7 @@ class Stack:
         if adaptive is not True and not callable(adaptive):
             raise TypeError(f"adaptive must be a bool, an AdaptiveLimiter, or a function, got {adaptive!r}")
         self._maker = self._adaptive if adaptive is True else adaptive
-        if limiter is None:
-            return lambda key: self._adaptive_below(None, key)
-        if is_limiter(limiter):
-            _ceiling(limiter, None)  # what cannot be one is known now
+        if limiter is None or is_limiter(limiter):
             return lambda key: self._adaptive_below(limiter, key)
         if isinstance(limiter, type) or not callable(limiter):
             return limiter  # Throttle refuses it
@@ -178,14 +181,18 @@ class Stack:
     def _adaptive(self, ceiling: Any) -> AdaptiveLimiter:
         return AdaptiveLimiter(ceiling, max_pause=self._max_pause)
 
-    def _adaptive_below(self, limiter: Any, key: Hashable) -> AdaptiveLimiter:
+    def _adaptive_below(self, limiter: Any, key: Hashable) -> Permits:
         if isinstance(limiter, AdaptiveLimiter):
-            return limiter
-        made = None if self._maker is None else self._maker(None if limiter is None else _ceiling(limiter, key))
+            return Permits(limiter)
+        permits = None if limiter is None else Permits(limiter, key)
+        # What can be asked without waiting for it is the ceiling; what cannot, a server for one, is waited for first.
+        is_ceiling = permits is not None and permits.take is not None and permits.wait_time is not None
+        ceiling = limiter if permits is None or not permits.is_named else Named(permits)
+        made = self._maker(ceiling if is_ceiling else None)
         if not isinstance(made, AdaptiveLimiter):
             raise TypeError(f"adaptive must make an AdaptiveLimiter, got {made!r}")
         self._ceilings[made] = limiter
-        return made
+        return Permits(made) if permits is None or is_ceiling else Both(permits, made)
 
     def limiter_of(self, key: Hashable) -> Any:
         """The static limiter of a key."""
@@ -205,7 +212,11 @@ class Stack:
         try:
             if self.breaker is None:
                 return await self._tries(exchange)
-            return await self.breaker.call_async(self._tries, exchange, key=self._circuit_of(exchange))
+            circuit = self._circuit_of(exchange)
+            if not isinstance(self.breaker, CircuitBreaker):
+                return await self.breaker.call_async(self._tries, exchange, key=circuit)
+            with self.breaker.at(circuit) as exchange.passage:
+                return exchange.passage.result(await self._tries(exchange))
         except BaseException:
             await self._discard(exchange)
             raise
@@ -228,16 +239,20 @@ class Stack:
             outcome: Any = await self._attempt(exchange)
         except Exception as error:
             outcome = error
-        if not exchange.may_repeat(outcome):
+        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
             raise Final(outcome)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     async def _attempt(self, exchange: Exchange) -> Any:
+        if exchange.passage is not None:
+            exchange.passage.check()
         await self.throttle.enter(exchange.key, exchange.amount)
         departure = self._depart(exchange)
         try:
+            if exchange.passage is not None:
+                exchange.passage.check()
             response = await exchange.send()
         except BaseException as error:
             self._fail(exchange, departure, error)
@@ -265,7 +280,11 @@ class Stack:
         try:
             if self.breaker is None:
                 return self._tries_blocking(exchange)
-            return self.breaker.call(self._tries_blocking, exchange, key=self._circuit_of(exchange))
+            circuit = self._circuit_of(exchange)
+            if not isinstance(self.breaker, CircuitBreaker):
+                return self.breaker.call(self._tries_blocking, exchange, key=circuit)
+            with self.breaker.at(circuit) as exchange.passage:
+                return exchange.passage.result(self._tries_blocking(exchange))
         except BaseException:
             self._discard_blocking(exchange)
             raise
@@ -288,16 +307,20 @@ class Stack:
             outcome: Any = self._attempt_blocking(exchange)
         except Exception as error:
             outcome = error
-        if not exchange.may_repeat(outcome):
+        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
             raise Final(outcome)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def _attempt_blocking(self, exchange: Exchange) -> Any:
+        if exchange.passage is not None:
+            exchange.passage.check()
         self.throttle.enter_blocking(exchange.key, exchange.amount)
         departure = self._depart(exchange)
         try:
+            if exchange.passage is not None:
+                exchange.passage.check()
             response = exchange.send()
         except BaseException as error:
             self._fail(exchange, departure, error)
@@ -330,29 +353,35 @@ class Stack:
             return None
         return self._retrying[exchange.is_idempotent]
 
-    def _depart(self, exchange: Exchange) -> tuple[Slot, Flight]:
+    def _depart(self, exchange: Exchange) -> tuple[Slot, Flight | None]:
         """The permit is taken at this moment, the slot held."""
         exchange.is_limited = False
-        return Slot(self.throttle, exchange.key), Flight(self.throttle.limiter_at(exchange.key), exchange.amount)
+        limiter = self.throttle.limiter_at(exchange.key)
+        # A weight of 0 only waits for the end of a pause: nothing of it is in flight.
+        is_adaptive = isinstance(limiter, AdaptiveLimiter) and exchange.amount > 0
+        return Slot(self.throttle, exchange.key), Flight(limiter, exchange.amount) if is_adaptive else None
 
-    def _fail(self, exchange: Exchange, departure: tuple[Slot, Flight], error: BaseException) -> None:
+    def _fail(self, exchange: Exchange, departure: tuple[Slot, Flight | None], error: BaseException) -> None:
         slot, flight = departure
+        if not isinstance(error, Exception):
+            exchange.interrupted = error
         try:
-            status = status_of(error) if isinstance(error, Exception) else None
-            if not isinstance(error, Exception):
-                exchange.interrupted = error
-            if status is not None:
-                exchange.is_limited = flight.landed(headers_of(exchange.seen(error)), status)
+            if flight is not None and isinstance(error, Exception):
+                status = status_of(error)
+                if status is not None:
+                    exchange.is_limited = flight.landed(exchange.seen(error), status)
         finally:
-            flight.lost()
+            if flight is not None:
+                flight.end()
             slot.release()
 
-    def _arrive(self, exchange: Exchange, departure: tuple[Slot, Flight], response: Any) -> Any:
+    def _arrive(self, exchange: Exchange, departure: tuple[Slot, Flight | None], response: Any) -> Any:
         slot, flight = departure
         exchange.response = response
         try:
-            seen = exchange.seen(response)
-            exchange.is_limited = flight.landed(headers_of(seen), status_of(seen) or 0)
+            if flight is not None:
+                seen = exchange.seen(response)
+                exchange.is_limited = flight.landed(seen, status_of(seen) or 0)
             if self._holds:
                 exchange.hold(response, slot)
             else:
@@ -361,7 +390,8 @@ class Stack:
             slot.release()
             raise
         finally:
-            flight.lost()
+            if flight is not None:
+                flight.end()
         return response
 
 
@@ -389,21 +419,36 @@ class Stacked:
         return self._stack.throttle
 
 
-def _ceiling(limiter: Any, key: Hashable) -> Any:
-    """A limiter as AdaptiveLimiter takes it, which asks it without waiting."""
-    permits = Permits(limiter, key)
-    if permits.take is None or permits.wait_time is None:
-        raise TypeError(f"limiter must be an AsyncLimiter or a Limiter in memory where adaptive is, got {limiter!r}")
-    return _Named(permits) if permits.is_named else limiter
-
-
-class _Named:
-    """A Limiter, asked under a key as its name."""
+class Named:
+    """A Limiter in memory as a ceiling, asked under a key as its name."""
 
     def __init__(self, permits: Permits) -> None:
         self.limiter = permits.limiter
         self.try_acquire = permits.take
         self.wait_time = permits.wait_time
+
+
+class Both(Permits):
+    """The permits of a limiter that has to be waited for, and after them those of an adaptive one."""
+
+    __slots__ = ()
+
+    def __init__(self, static: Permits, adaptive: AdaptiveLimiter) -> None:
+        super().__init__(adaptive)
+        self.take = self.wait_time = None
+        self.gives_back = False
+
+        async def acquire(amount: float) -> None:
+            await static.acquire(amount)
+            await adaptive.acquire(amount)
+
+        def block(amount: float) -> None:
+            if static.block is None:
+                raise TypeError(f"threads cannot wait for {static.limiter!r}")
+            static.block(amount)
+            adaptive.acquire_blocking(amount)
+
+        self.acquire, self.block = acquire, block
 
 
 def _retrying(retry: Any, is_async: bool) -> tuple[Any, Any] | None:

@@ -227,9 +227,13 @@ class Sending(Exchange):
     __slots__ = ("kwargs", "transport")
 
     def __init__(self, transport: Any, request: Any, kwargs: dict[str, Any]) -> None:
-        super().__init__(request, request.method, request.headers, _is_repeatable(request.stream, transport._library))
+        super().__init__(request)
         self.transport = transport
         self.kwargs = kwargs
+
+    @property
+    def is_repeatable(self) -> bool:
+        return _is_repeatable(self.request.stream, self.transport._library)
 
     def hold(self, response: Any, slot: Slot) -> None:
         self.transport._hold(response, slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -252,18 +252,16 @@ class ThrottledSession(Stacked, Session):
             self._session._retry_connection = False
 
     async def _request(self, method: str, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientResponse:
-        outgoing = Outgoing(method, self._absolute(url), options)
-        body = None
-        is_repeatable = True
+        exchange = SessionRequest(self._session, Outgoing(method, self._absolute(url), options), url)
         if self._stack.retries:
-            body, is_repeatable = await _body(options.get("data"))
-        exchange = SessionRequest(self._session, outgoing, url, body, is_repeatable, self._knows_redirects)
+            exchange.knows_redirects = self._knows_redirects
+            exchange.body, exchange.can_repeat = await _body(options.get("data"))
         response: aiohttp.ClientResponse = await self._stack.run(exchange)
         return response
 
     async def _ws_connect(self, url: str | URL, options: dict[str, Any]) -> aiohttp.ClientWebSocketResponse[Any]:
         outgoing = Outgoing(options.get("method", "GET"), self._absolute(url), options)
-        exchange = SocketRequest(self._session, outgoing, url, None, True, True)
+        exchange = SocketRequest(self._session, outgoing, url)
         socket: aiohttp.ClientWebSocketResponse[Any] = await self._stack.run(exchange)
         return socket
 
@@ -271,31 +269,31 @@ class ThrottledSession(Stacked, Session):
 class SessionRequest(Exchange):
     """A request of a session. Its redirects are made by aiohttp, on the same permit."""
 
-    __slots__ = ("_body", "_knows_redirects", "_session", "_url", "is_redirected")
+    __slots__ = ("_hops", "_session", "_url", "body", "can_repeat", "knows_redirects")
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        request: Outgoing,
-        url: str | URL,
-        body: Callable[[], Any] | None,
-        is_repeatable: bool,
-        knows_redirects: bool,
-    ) -> None:
-        headers = (*session.headers, *dict(request.options.get("headers") or {}))
-        super().__init__(request, request.method, headers, is_repeatable)
+    def __init__(self, session: aiohttp.ClientSession, request: Outgoing, url: str | URL) -> None:
+        super().__init__(request)
         self._session = session
         self._url = url
-        self._body = body
-        self._knows_redirects = knows_redirects
-        self.is_redirected = False
+        self._hops = Hops()
+        self.body: Callable[[], Any] | None = None
+        self.can_repeat = self.knows_redirects = True
+
+    @property
+    def header_names(self) -> Iterable[Any]:
+        return (*self._session.headers, *dict(self.request.options.get("headers") or {}))
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.can_repeat
 
     async def send(self) -> Any:
         options = self.request.options
-        if self._body is not None:
-            options = {**options, "data": self._body()}
-        self.is_redirected = not self._knows_redirects
-        token = _sending.set(self)
+        if self.body is not None:
+            options = {**options, "data": self.body()}
+        self._hops = Hops()
+        self._hops.is_redirected = not self.knows_redirects
+        token = _sending.set(self._hops)
         try:
             return await self._session.request(self.request.method, self._url, **options)
         finally:
@@ -320,7 +318,7 @@ class SessionRequest(Exchange):
         return next((each for each in answers if _host_asked(each) == host), response)
 
     def may_repeat(self, outcome: Any) -> bool:
-        return self.is_idempotent or not self.is_redirected
+        return self.is_idempotent or not self._hops.is_redirected
 
 
 class Opened:
@@ -380,7 +378,13 @@ class Request(Coroutine[Any, Any, T], Generic[T]):
             await self._result.wait_for_close()
 
 
-_sending: ContextVar[SessionRequest | None] = ContextVar("aiolimiter_fast_sending", default=None)
+class Hops:
+    """Whether a request was redirected. No more than that, since contexts live on in a session's connections."""
+
+    is_redirected = False
+
+
+_sending: ContextVar[Hops | None] = ContextVar("aiolimiter_fast_sending", default=None)
 
 
 def _trace_redirects(session: aiohttp.ClientSession) -> bool:

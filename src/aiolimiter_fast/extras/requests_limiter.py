@@ -159,13 +159,16 @@ class AdapterRequest(Exchange):
     __slots__ = ("_adapter", "_args", "_is_again", "_kwargs")
 
     def __init__(self, adapter: Wrapper, request: requests.PreparedRequest, args: Any, kwargs: dict[str, Any]) -> None:
-        body: Any = request.body
-        is_repeatable = body is None or isinstance(body, (str, bytes)) or _can_rewind(request)
-        super().__init__(request, request.method or "", request.headers, is_repeatable)
+        super().__init__(request)
         self._adapter = adapter
         self._args = args
         self._kwargs = kwargs
         self._is_again = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        body: Any = self.request.body
+        return body is None or isinstance(body, (str, bytes)) or _can_rewind(self.request)
 
     def send(self) -> Any:
         if self._is_again and _can_rewind(self.request):
