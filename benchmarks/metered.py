@@ -59,7 +59,8 @@ SILENT = Plan(limit=50, window=1, dialect="silent", retry_after=False)
 OUTAGE = ((5.0, 15.0),)
 SCENARIOS = {
     "fixed": Scenario("fixed window, ietf", Plan(), drawn="with headers,\nfixed windows of 5 s"),
-    "sliding": Scenario("sliding window, x-ratelimit", Plan("sliding", dialect="x-ratelimit")),
+    "sliding": Scenario("sliding window, discord", Plan("sliding", dialect="discord")),
+    "rounded": Scenario("sliding window, x-ratelimit", Plan("sliding", dialect="x-ratelimit")),
     "bucket": Scenario("token bucket, discord", Plan("bucket", dialect="discord")),
     "shared": Scenario("shared with another, openai", Plan(dialect="openai", another_every=0.1)),
     "changing": Scenario(

@@ -184,7 +184,11 @@ def test_no_more_requests_are_under_way_than_there_are_slots(ran: Run) -> None:
     assert 1 <= ran.log.together() <= SLOTS
 
 
-def test_after_an_outage_the_first_second_is_at_most_the_permitted_rate(ran: Run) -> None:
+@pytest.mark.parametrize("plan", ["told", "streaming"])
+def test_after_an_outage_the_first_second_is_at_most_the_permitted_rate(
+    plan: str, name: str, runs: dict[tuple[str, str], Run]
+) -> None:
+    ran = runs[name, plan]
     # The quota of the windows before it does not suffice, so there is traffic after it.
     assert 1 <= ran.log.first_second(OUTAGE[1]) <= ran.plan.rate
 
