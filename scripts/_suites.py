@@ -46,7 +46,7 @@ PYRATE_LIMITER = Suite(
     library="pyrate_limiter",
     version="4.5.1",
     sha256="7f03c6a9235b00a4ba3c7b1e8cb6b23fbacc9d40b09f326220917a12ef22cc09",
-    tests=290,
+    tests=382,
     name="Limiter",
     config="asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
     "filterwarnings =\n    ignore::pytest.PytestUnknownMarkWarning",
