@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 import valkey
+import valkey.asyncio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis_subjects import CLIENTS, ServerClock, Subject, fresh_key, now, subject
@@ -277,7 +278,7 @@ def test_limiters_with_other_rates_at_one_key_do_not_mind_each_others_hints(
     ids=["admitted", "denied"],
 )
 def test_a_decision_takes_few_commands_on_the_server(one: Subject, limit: int, commands: set[str]) -> None:
-    bucket = one.bucket([Rate(limit, 1000 * HOUR), Rate(2000, 2000 * HOUR), Rate(3000, 3000 * HOUR)])
+    bucket = one.bucket([Rate(limit, HOUR), Rate(limit + 1, 2 * HOUR), Rate(limit + 2, 4 * HOUR)])
     for _ in range(2):
         assert one.put(bucket)
     one.raw.config_resetstat()
@@ -401,6 +402,13 @@ def test_valkeys_own_client_will_do(redis_url: str) -> None:
     bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())  # type: ignore[arg-type]
     assert [bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
     client.close()  # type: ignore[no-untyped-call]
+
+
+async def test_valkeys_own_asynchronous_client_will_do(redis_url: str) -> None:
+    client = valkey.asyncio.Valkey.from_url(redis_url)
+    bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())
+    assert [await bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
+    await client.aclose()
 
 
 def test_who_programs_for_pyrate_limiter_finds_it_there() -> None:

@@ -186,7 +186,7 @@ def test_processes_that_are_killed_at_any_moment_let_nothing_more_through_and_st
     assert max(seen["excess"] + seen["excess_in_log"]) <= 0, seen
     lost = (seen["kills"] + redis_kills.WORKERS) * redis_kills.HEAVIEST  # admitted, and killed before it was noted
     assert seen["admitted"] <= seen["logged"] <= seen["admitted"] + lost
-    assert seen["admitted"] > redis_kills.RATES[1][0]
+    assert seen["admitted"] > redis_kills.RATES[0][0]
 
 
 def test_only_what_was_surely_within_one_window_is_an_excess() -> None:
@@ -196,5 +196,5 @@ def test_only_what_was_surely_within_one_window_is_an_excess() -> None:
 
 def test_the_same_processes_without_a_common_limit_are_found_out(redis_url: str) -> None:
     seen = kill(redis_url, "3", "0.1", "apart")
-    assert seen["excess"][0] > 0
-    assert seen["excess_in_log"][0] > 0
+    assert max(seen["excess"]) > 0, seen
+    assert max(seen["excess_in_log"]) > 0, seen

@@ -146,19 +146,48 @@ local now = clock[1] * 1000000 + clock[2]
 local weight, loss, rates = tonumber(ARGV[1]), tonumber(ARGV[4]), (#ARGV - 7) / 2
 local longest = tonumber(ARGV[#ARGV])
 local newest = redis.pcall('ZRANGE', key, -1, -1, 'WITHSCORES')
+-- Of a rate's window: when it begins, the units before it, those up to and with its first call, and the time of that.
+local function window(now, interval, total, ending)
+    local start = now - interval
+    if ARGV[3] == '1' then start = now - now % interval end
+    if ending < start then return start, total, total, 0 end
+    local head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    local reached, units = struct.unpack('>dd', head[1], 3)
+    return start, reached - units, reached, tonumber(head[2])
+end
+-- What most calls take: the log is ours, with hints for these rates, and nothing is to be said of losses.
 if loss == 0 and newest[2] then
     local entry, ending = newest[1], tonumber(newest[2])
     if string.sub(entry, 27, 31) == ARGV[7] and ending > 1e14 and ending <= now and string.sub(entry, 1, 2) == 'L2'
-            and math.floor(8 * now / longest) == math.floor(8 * ending / longest) then
+            and #entry >= 31 + 8 * rates then
         local count, _, birth = struct.unpack('>ddd', entry, 3)
-        local fits = #entry >= 31 + 8 * rates
+        local hints, failing, wait = string.sub(entry, 27, 31 + 8 * rates), 0, 0
         for i = 1, rates do
-            fits = fits and count + weight - struct.unpack('>d', entry, 24 + 8 * i) <= tonumber(ARGV[6 + 2 * i])
+            local over = count + weight - tonumber(ARGV[6 + 2 * i])
+            if over > struct.unpack('>d', entry, 24 + 8 * i) then
+                local interval = tonumber(ARGV[7 + 2 * i])
+                local start, base, reached, leaves = window(now, interval, count, ending)
+                if over <= base then
+                    hints = string.sub(hints, 1, 8 * i - 3) .. struct.pack('>d', base) .. string.sub(hints, 8 * i + 6)
+                elseif ARGV[3] ~= '1' and reached < over then
+                    failing = -1
+                    break
+                else
+                    if failing == 0 then failing = i end
+                    local free = start + interval
+                    if ARGV[3] ~= '1' then free = leaves + interval + 1 end
+                    if free - now > wait then wait = free - now end
+                end
+            end
         end
-        if fits then
-            local added = 'L2' .. struct.pack('>ddd', count + weight, weight, birth)
-            redis.call('ZADD', key, now, added .. string.sub(entry, 27, 31 + 8 * rates) .. ARGV[2])
+        if failing == 0 and math.floor(8 * now / longest) == math.floor(8 * ending / longest) then
+            redis.call('ZADD', key, now, 'L2' .. struct.pack('>ddd', count + weight, weight, birth) .. hints .. ARGV[2])
             return 0
+        elseif failing > 0 then
+            if redis.call('PTTL', key) == -1 then
+                redis.call('PEXPIRE', key, math.ceil(longest * 1.125 / 1000) + 1000)
+            end
+            return {failing, wait}
         end
     end
 end
@@ -188,21 +217,13 @@ local function decide(known_end)
         local limit, interval = tonumber(ARGV[6 + 2 * i]), tonumber(ARGV[7 + 2 * i])
         local base = hinted and struct.unpack('>d', last[1], 24 + 8 * i)
         if not base or total + weight - base > limit then
-            local start = now - interval
-            if ARGV[3] == '1' then start = now - now % interval end
-            base = total
-            local head, reached, units
-            if ending >= start then
-                head = redis.call('ZRANGEBYSCORE', key, start, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-                reached, units = struct.unpack('>dd', head[1], 3)
-                base = reached - units
-            end
+            local start, reached, leaves
+            start, base, reached, leaves = window(now, interval, total, ending)
             local over = total + weight - limit
             if over > base then
                 if failing == 0 then failing = i end
                 local free = start + interval
                 if ARGV[3] ~= '1' then
-                    local leaves = tonumber(head[2])
                     if reached < over then
                         if not begin() then return nil end
                         leaves = find(over)

@@ -242,14 +242,17 @@ class Link(_Base):
                 self._release(pool, held, connection)
 
     def _taken(self, pool: Any, holdings: Holdings, end: float) -> tuple[Held, Any]:
-        while holdings.stack:
-            with suppress(IndexError):  # other threads take, too
-                held = holdings.stack.pop()
-                connection = held.connection()
-                if connection is not None:
-                    if held.is_usable(connection):
-                        return held, connection
-                    self._release(pool, held, connection)
+        stack = holdings.stack
+        while stack:
+            try:
+                held = stack.pop()
+            except IndexError:  # other threads take, too
+                break
+            connection = held.connection()
+            if connection is not None:
+                if held.is_usable(connection):
+                    return held, connection
+                self._release(pool, held, connection)
         connection = self._take(pool, end)
         return Held(connection), connection
 
