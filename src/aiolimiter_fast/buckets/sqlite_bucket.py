@@ -88,9 +88,10 @@ class SQLiteBucket(BackendBucket):
             seconds where there is none.
 
     Each decision is one transaction, which takes the file's write lock from its beginning: one process that is killed
-    at any moment leaves an item entered or not, and stops nobody. The time is the wall clock's, and if that steps back,
-    what was admitted counts as admitted just now. An item whose time stamp is this bucket's `now()` is decided at the
-    time of its transaction, any other at its time stamp.
+    at any moment leaves an item entered or not, and stops nobody. A refusal needs no lock where the bucket has a
+    connection of its own. The time is the wall clock's, and if that steps back, what was admitted counts as admitted
+    just now. An item whose time stamp is this bucket's `now()` is decided at the time of its transaction, any other at
+    its time stamp.
 
     Where the bucket is scheduled by a factory, decisions remove what has left the longest window: no thread does.
 
