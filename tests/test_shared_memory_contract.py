@@ -16,6 +16,7 @@ from aiolimiter_fast import (
     MultiprocessStateStore,
     Rate,
     SharedMemoryBucket,
+    SharedMemoryStateBucket,
     StateBucket,
 )
 from aiolimiter_fast._shared_file import directory
@@ -75,6 +76,21 @@ class TestMultiprocessBucketWithFixedWindows(TestMultiprocessBucket):
     def make_bucket(self, rates: list[Rate], name: str) -> MultiprocessBucket:
         self.made = MultiprocessBucket.init(rates, FixedWindow())
         return self.made
+
+
+class TestSharedMemoryStateBucketByName(TestSharedMemoryBucketByName):
+    def make_bucket(self, rates: list[Rate], name: str) -> SharedMemoryStateBucket:  # type: ignore[override]
+        return SharedMemoryStateBucket(rates, name)
+
+
+class TestSharedMemoryStateBucketByPath(BucketContract):
+    threads = processes = shared = persistent = True
+
+    def make_bucket(self, rates: list[Rate], name: str) -> SharedMemoryStateBucket:
+        return SharedMemoryStateBucket(rates, path=at(self.folder, name))
+
+    def opener(self, rates: list[Rate], name: str) -> Callable[[], Any]:
+        return partial(SharedMemoryStateBucket, rates, path=at(self.folder, name))
 
 
 class TestMultiprocessStateStore(BucketContract):
