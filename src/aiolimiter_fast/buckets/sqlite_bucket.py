@@ -280,7 +280,7 @@ class SQLiteBucket(BackendBucket):
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
-        return self._put_in_full(item, self.failing_rate is not None)
+        return self._put_in_full(item, self._ledger.is_plain or self.failing_rate is not None)
 
     def _put_in_full(self, item: RateItem, doubtful: bool) -> Decision:
         """Put an item of any kind; `doubtful`: see first whether it is refused, which takes nobody's lock."""
