@@ -75,6 +75,19 @@ async def test_a_request_is_sent_twice_only_where_that_is_due(
     assert transport.adaptive("host").in_flight == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "1"}])
+async def test_a_response_that_breaks_while_it_is_thrown_away_is_of_no_interest(
+    clock: ManualClock, headers: Any
+) -> None:
+    network = Network(Answer(503, headers, breaks=True))
+    transport, http = client(network, retry={"first": 0.01}, max_concurrent=1)
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(5)
+    assert task.result().status_code == 200
+    assert network.bodies[0].is_closed
+    assert transport.throttle.running == 0
+
+
 async def test_when_no_attempt_is_left_the_last_response_is_handed_on_unread(clock: ManualClock) -> None:
     network = Network(*[Answer(503, WAIT)] * 3)
     transport, http = client(network, retry={"attempts": 3, "max_wait": 1}, max_concurrent=1)

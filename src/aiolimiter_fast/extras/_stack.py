@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -270,7 +271,8 @@ class Stack:
     async def _discard(self, exchange: Exchange) -> None:
         response, exchange.response = exchange.response, None
         if response is not None:
-            await exchange.discard(response)
+            with suppress(Exception):  # a connection that breaks now is of no interest
+                await exchange.discard(response)
 
     # For threads.
 
@@ -337,7 +339,8 @@ class Stack:
     def _discard_blocking(self, exchange: Exchange) -> None:
         response, exchange.response = exchange.response, None
         if response is not None:
-            exchange.discard(response)
+            with suppress(Exception):
+                exchange.discard(response)
 
     # For both.
 

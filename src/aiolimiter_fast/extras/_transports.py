@@ -251,8 +251,6 @@ class BlockingRequest(Sending):
         try:
             if _is_short(response):
                 response.read()
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.close()
 
@@ -269,8 +267,6 @@ class AsyncRequest(Sending):
         try:
             if _is_short(response):
                 await response.aread()
-        except Exception:
-            pass
         finally:
             await response.aclose()
 

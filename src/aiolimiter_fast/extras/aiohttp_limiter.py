@@ -302,8 +302,6 @@ class SessionRequest(Exchange):
         try:
             if response.content_length is not None and response.content_length <= SHORT:
                 await asyncio.wait_for(response.read(), PATIENCE)
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.release()
 

@@ -181,8 +181,6 @@ class AdapterRequest(Exchange):
         try:
             if length.isdecimal() and len(length) < 9 and int(length) <= SHORT:
                 _ = response.content
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.close()
 
