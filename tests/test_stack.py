@@ -13,6 +13,7 @@ import tenacity
 from stack_network import URL, WAIT, Answer, Network, client, refused, spy
 
 from aiolimiter_fast import AsyncLimiter, CircuitBreaker
+from aiolimiter_fast.resilience import RetryBudget
 from aiolimiter_fast.testing import ManualClock
 
 # Retries.
@@ -152,8 +153,6 @@ async def test_a_body_that_can_be_sent_twice_is_the_same_again(clock: ManualCloc
 
 
 async def test_retries_are_a_share_of_the_calls_where_there_is_a_budget(clock: ManualClock) -> None:
-    from aiolimiter_fast.resilience import RetryBudget
-
     network = Network(*[503] * 100)
     _, http = client(network, retry={"budget": RetryBudget(share=0.5, per_second=0), "first": 0.1})
     for _ in range(10):
@@ -161,6 +160,27 @@ async def test_retries_are_a_share_of_the_calls_where_there_is_a_budget(clock: M
         await clock.run(10)
         assert task.result().status_code == 503
     assert len(network.sent) == 15
+
+
+async def test_a_call_of_one_attempt_is_paid_into_the_budget_and_counts_in_its_time(clock: ManualClock) -> None:
+    network = Network(200, 404, 503, 503)
+    budget = RetryBudget(share=0.5, per_second=0)
+    _, http = client(network, retry={"budget": budget, "first": 0.1})
+    for status in (200, 404, 503):
+        task = asyncio.create_task(http.get(URL))
+        await clock.run(10)
+        assert task.result().status_code == status
+    assert len(network.sent) == 4
+    assert budget.balance == 0.5
+
+
+async def test_the_time_of_all_attempts_begins_with_the_first() -> None:
+    network = Network(Answer(503, latency=0.05))
+    _, http = client(network, retry={"max_time": 0.04, "first": 1e-9})
+    assert (await http.get(URL)).status_code == 503
+    _, http = client(network, retry={"max_time": 100, "first": 1e-9})
+    network.answers.append(Answer(503))
+    assert (await http.get(URL)).status_code == 200
 
 
 async def test_the_longest_wait_is_the_clients_whatever_the_server_says(clock: ManualClock) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from aiolimiter_fast.extras._exchange import SHORT, Exchange
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._learning import Adaptive
+from aiolimiter_fast.extras._stack import Stack, Stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,8 +10,10 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.utils import rewind_body
 
+from aiolimiter_fast.extras._exchange import SHORT, Exchange
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._learning import Adaptive
+from aiolimiter_fast.extras._stack import Stack, Stacked
 
 __all__ = ["RateLimitedRequestsSession", "RateLimiterAdapter", "ThrottledAdapter"]
 
