@@ -209,7 +209,11 @@ async def test_a_retry_waits_once_where_the_limiter_makes_everybody_wait(clock: 
 
 async def test_a_retrying_of_ones_own_is_used_as_it_is(clock: ManualClock) -> None:
     slept: list[float] = []
+    called: list[int] = []
     network = Network(500, 500)
+
+    async def before(state: tenacity.RetryCallState) -> None:
+        called.append(state.attempt_number)
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
@@ -219,10 +223,12 @@ async def test_a_retrying_of_ones_own_is_used_as_it_is(clock: ManualClock) -> No
         stop=tenacity.stop_after_attempt(5),
         wait=tenacity.wait_fixed(7),
         sleep=sleep,
+        before=before,
     )
     _, http = client(network, retry=retrying)
     assert (await http.get(URL)).status_code == 200
     assert slept == [7, 7]
+    assert called == [1, 2, 3]
     assert network.bodies[0].is_closed
 
 

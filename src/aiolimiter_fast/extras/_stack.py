@@ -92,15 +92,14 @@ class Stack:
         retrying = self._retrying_for(exchange)
         if retrying is None:
             return await self._attempt(exchange)
-        began = time.monotonic()
+        options: dict[str, Any] = {"sleep": partial(self._sleep, exchange, retrying.sleep)}
         if self._is_ours:
+            options["before"] = partial(before, time.monotonic(), retrying.before)
             exchange.first = await self._outcome(exchange)
             if self._is_over(exchange, retrying):
                 return given(exchange.first)
         try:
-            return await retrying.copy(
-                sleep=partial(self._sleep, exchange, retrying.sleep), before=partial(before, began, retrying.before)
-            )(self._attempt_or_end, exchange)
+            return await retrying.copy(**options)(self._attempt_or_end, exchange)
         except Final as end:
             outcome = end.outcome
         return given(outcome)
@@ -168,16 +167,14 @@ class Stack:
         retrying = self._retrying_for(exchange)
         if retrying is None:
             return self._attempt_blocking(exchange)
-        began = time.monotonic()
+        options: dict[str, Any] = {"sleep": partial(self._sleep_blocking, exchange, retrying.sleep)}
         if self._is_ours:
+            options["before"] = partial(before, time.monotonic(), retrying.before)
             exchange.first = self._outcome_blocking(exchange)
             if self._is_over(exchange, retrying):
                 return given(exchange.first)
         try:
-            return retrying.copy(
-                sleep=partial(self._sleep_blocking, exchange, retrying.sleep),
-                before=partial(before, began, retrying.before),
-            )(self._attempt_or_end_blocking, exchange)
+            return retrying.copy(**options)(self._attempt_or_end_blocking, exchange)
         except Final as end:
             outcome = end.outcome
         return given(outcome)
@@ -242,7 +239,7 @@ class Stack:
         return isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome)
 
     def _is_over(self, exchange: Exchange, retrying: Any) -> bool:
-        """Whether one attempt was enough. Most are, and tenacity costs as much as all else here."""
+        """Whether one attempt was enough. Mostly it is, and tenacity would cost more than all else here."""
         if retrying.retry.is_due(exchange.first) and not self._is_final(exchange, exchange.first):
             return False
         retrying.before(FIRST)  # a call is paid into the retry budget
