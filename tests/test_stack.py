@@ -207,6 +207,26 @@ async def test_a_retry_waits_once_where_the_limiter_makes_everybody_wait(clock: 
     assert network.sent == [0, pytest.approx(until - 1000, abs=1e-6)]
 
 
+async def test_a_retry_backs_off_by_itself_where_the_limiter_hardly_waits(clock: ManualClock) -> None:
+    # A server that restarts, and says nothing: by the limiter's first pauses alone all attempts would be made at once.
+    network = Network(*[503] * 3)
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_result(lambda response: response.status_code == 503), wait=tenacity.wait_fixed(10)
+    )
+    _, http = client(network, retry=retrying, adaptive=True)
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(60)
+    assert task.result().status_code == 200
+    assert network.sent == [0, 10, 20, 30]
+    network = Network(Answer(429, {"Retry-After": "20"}))
+    start = clock.time() - 1000
+    _, http = client(network, retry={"max_wait": 60}, adaptive=spy(max_pause=0.01))
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(60)
+    assert task.result().status_code == 200
+    assert 20 <= network.sent[1] - start <= 21
+
+
 async def test_a_retrying_of_ones_own_is_used_as_it_is(clock: ManualClock) -> None:
     slept: list[float] = []
     called: list[int] = []

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter
-from aiolimiter_fast.adaptive.response import REFUSALS
 from aiolimiter_fast.extras._gate import Slot
 from aiolimiter_fast.resilience.breaker import Passage
 from aiolimiter_fast.resilience.outcomes import IDEMPOTENT, headers_of
@@ -25,10 +24,10 @@ class Exchange:
         first: the outcome of the first attempt, where that was made before tenacity was asked.
         passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
-        is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
+        pause: seconds for which the limiter makes everybody wait, after what it learnt of the last attempt.
     """
 
-    __slots__ = ("amount", "first", "interrupted", "is_limited", "key", "passage", "request", "response")
+    __slots__ = ("amount", "first", "interrupted", "key", "passage", "pause", "request", "response")
 
     def __init__(self, request: Any) -> None:
         self.request = request
@@ -36,7 +35,7 @@ class Exchange:
         self.amount: float = 1
         self.response: Any = None
         self.first: Any = None
-        self.is_limited = False
+        self.pause = 0.0
         self.interrupted: BaseException | None = None
         self.passage: Passage | None = None
 
@@ -90,11 +89,12 @@ class Flight:
         self._sent_at = adaptive.time()
         self._is_over = False
 
-    def landed(self, response: Any, status: int) -> bool:
-        """There is a response, or an exception that carries one; whether it makes everybody wait."""
+    def landed(self, response: Any, status: int) -> float:
+        """There is a response, or an exception that carries one; the seconds for which everybody waits now."""
         self._is_over = True
-        found = self._adaptive.observe(headers_of(response), status, sent_at=self._sent_at, amount=self._amount)
-        return status in REFUSALS or any(each.pause_for for each in found)
+        self._adaptive.observe(headers_of(response), status, sent_at=self._sent_at, amount=self._amount)
+        until = self._adaptive.paused_until
+        return 0.0 if until is None else until - self._adaptive.time()
 
     def end(self) -> None:
         """There is no response, unless there was one."""
