@@ -139,7 +139,10 @@ async def test_a_body_that_aiohttp_makes_a_form_of_is_the_same_again(server: Scr
     # In its second attempt the request is redirected too.
     with_parts = aiohttp.MultipartWriter("mixed")
     with_parts.append("body")
-    bodies: list[Any] = [[("a", "body"), ("b", "1")], {"a": "body"}, with_parts, aiohttp.FormData({"a": "body"})]
+    large = aiohttp.FormData()
+    for number in range(3):
+        large.add_field(f"{number}", "body" * 10_000, content_type="text/plain")
+    bodies: list[Any] = [[("a", "body"), ("b", "1")], {"a": "body"}, with_parts, large, aiohttp.FormData({"a": "body"})]
     async with ThrottledSession(retry=QUICK) as session:
         for body in bodies:
             server.received.clear()
@@ -174,7 +177,8 @@ async def test_functions_see_the_request_as_it_was_made(server: ScriptedServer) 
         seen.append(outgoing)
         return 1
 
-    form = aiohttp.FormData({"a": "b"}, default_to_multipart=True)
+    form = aiohttp.FormData()
+    form.add_field("a", "b", content_type="text/plain")
     async with ThrottledSession(weight=weigh, retry=True) as session, session.put(server.url, data=form):
         pass
     assert [(each.method, str(each.url), each.options["data"]) for each in seen] == [("PUT", server.url, form)]

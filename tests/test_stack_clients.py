@@ -164,7 +164,8 @@ class Aiohttp(Client):
         self.runner.close()
 
     def body(self, kind: str) -> dict[str, Any]:
-        form = aiohttp.FormData({"a": "body"}, default_to_multipart=True)
+        form = aiohttp.FormData()
+        form.add_field("a", "body", content_type="text/plain")
         with_file = aiohttp.FormData()
         with_file.add_field("a", io.BytesIO(b"body"))
         bodies: dict[str, dict[str, Any]] = {

@@ -188,13 +188,16 @@ async def test_when_the_breaker_opens_those_in_line_and_between_attempts_are_not
 async def test_a_retrying_that_retries_after_every_error_ends_at_an_open_breaker(clock: ManualClock) -> None:
     network = Network(httpx.ReadError(""))
     breaker = CircuitBreaker()
-    _, http = client(network, breaker=breaker, retry=tenacity.AsyncRetrying(wait=tenacity.wait_fixed(5)))
+    limiter = AsyncLimiter(10, 1e9)
+    retrying = tenacity.AsyncRetrying(wait=tenacity.wait_fixed(5))
+    _, http = client(network, limiter=limiter, breaker=breaker, retry=retrying)
     task = asyncio.create_task(http.get(URL))
     await clock.run(1)
     breaker.open("host", 1000)
     await clock.run(5)
     assert isinstance(task.exception(), CircuitOpen)
     assert len(network.sent) == 1
+    assert limiter.has_capacity(9)
 
 
 async def test_a_call_from_before_the_breaker_opened_and_closed_again_goes_on(clock: ManualClock) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -444,7 +443,7 @@ async def _form(form: Any) -> Callable[[], aiohttp.Payload] | None:
     written: Any = Written()
     await form.write(written)
     body, content_type = b"".join(written.parts), form.headers["Content-Type"]
-    return lambda: aiohttp.BytesIOPayload(io.BytesIO(body), content_type=content_type)
+    return lambda: aiohttp.BytesPayload(body, content_type=content_type)
 
 
 def _hold(response: aiohttp.ClientResponse, slot: Slot) -> None:
