@@ -75,7 +75,7 @@ class Quotas:
             quota = self.at(seen.resource)
             if status in REFUSALS and sent >= quota.more_at() - NEAR:
                 quota.is_periodic = False
-            quota.observe(seen, sent, now, amount, flights.permits)
+            quota.observe(seen, sent, now, 0 if status in REFUSALS else amount, flights.permits)
             if status in REFUSALS and quota.left == 0 and seen.reset_after:
                 stated = max(stated, min(seen.reset_after, self._max_pause))
         return stated
