@@ -143,10 +143,10 @@ class TestSharedMemory:
             assert not here.try_acquire("x", blocking=False)
 
     def test_the_state_that_is_shared_is_drained_for_all(self, package: ModuleType, tmp_path: Path) -> None:
+        rates = [package.Rate(10, HOUR_MS)]
         with ExitStack() as stack:
             here, there = (
-                stack.enter_context(package.SharedMemoryStateBucket([package.Rate(10, HOUR_MS)], path=tmp_path / "gcra"))
-                for _ in range(2)
+                stack.enter_context(package.SharedMemoryStateBucket(rates, path=tmp_path / "gcra")) for _ in range(2)
             )
             limiters = [package.Limiter(here), package.Limiter(there)]
             limiters[0].sync(remaining=6)
