@@ -18,28 +18,36 @@ URL = "http://host/"
 class Body(httpx.AsyncByteStream):
     """The body of a response, which somebody has to read or close."""
 
-    def __init__(self, parts: int = 1) -> None:
-        self.parts = parts
+    def __init__(self, breaks: bool = False) -> None:
+        self.breaks = breaks
         self.is_touched = self.is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.is_touched = True
-        for _ in range(self.parts):
-            yield b"x"
+        if self.breaks:
+            raise httpx.ReadError("")
+        yield b"x"
 
     async def aclose(self) -> None:
         self.is_closed = True
+        if self.breaks:
+            raise httpx.CloseError("")
 
 
 class Answer:
-    """What the network answers, after `latency` seconds."""
+    """What the network answers, after `latency` seconds; `breaks`: while the body is read or closed."""
 
     def __init__(
-        self, status: int | Exception = 200, headers: dict[str, str] | None = None, latency: float = 0
+        self,
+        status: int | Exception = 200,
+        headers: dict[str, str] | None = None,
+        latency: float = 0,
+        breaks: bool = False,
     ) -> None:
         self.status = status
         self.headers = headers or {}
         self.latency = latency
+        self.breaks = breaks
 
 
 class Network(httpx.AsyncBaseTransport):
@@ -60,7 +68,7 @@ class Network(httpx.AsyncBaseTransport):
         await asyncio.sleep(answer.latency)
         if isinstance(answer.status, Exception):
             raise answer.status
-        self.bodies.append(Body())
+        self.bodies.append(Body(answer.breaks))
         return httpx.Response(answer.status, headers=answer.headers, stream=self.bodies[-1])
 
 

@@ -52,7 +52,7 @@ def name() -> str:
 @pytest.fixture
 def make(pool: ConnectionPool, name: str) -> Callable[..., PostgresBucket]:
     def make(*rates: Rate, table: str = name, pool: ConnectionPool = pool, **options: Any) -> PostgresBucket:
-        return PostgresBucket(pool, table, list(rates), **options)
+        return PostgresBucket(pool, table, list(rates), **{"budget": 30, **options})
 
     return make
 
@@ -402,7 +402,7 @@ class TestManyAtOnce:
 
     async def test_tasks_wait_in_an_asynchronous_pool_of_one_connection(self, postgres_dsn: str, name: str) -> None:
         async with AsyncConnectionPool(postgres_dsn, min_size=1, max_size=1, open=False) as pool:
-            bucket = PostgresBucket(pool, name, [Rate(10, 200)])
+            bucket = PostgresBucket(pool, name, [Rate(10, 200)], budget=30)
             limiter = Limiter(bucket, buffer_ms=0)
             assert all(await asyncio.gather(*(limiter.try_acquire_async("item") for _ in range(25))))
             assert isinstance(await bucket.peek(0), RateItem)

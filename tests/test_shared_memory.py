@@ -26,6 +26,7 @@ from aiolimiter_fast import (
     RateItem,
     SharedMemoryBucket,
     SharedMemoryError,
+    SharedMemoryStateBucket,
     SlidingWindowLog,
     _shared_file,
 )
@@ -317,12 +318,35 @@ assert bucket.count() == admitted + 1
     subprocess.run([sys.executable, "-W", "error", "-c", script, str(path)], check=True, timeout=60)
 
 
+def test_unrelated_programs_share_a_limit_by_name_and_refuse_another_one(name: str) -> None:
+    program = """
+import sys
+from aiolimiter_fast import Limiter, Rate, SharedMemoryBucket, SharedMemoryError, SharedMemoryStateBucket
+rates = [Rate(5, 3_600_000), Rate(9, 7_200_000)]
+with SharedMemoryBucket(rates, sys.argv[1]) as bucket:
+    print(sum(Limiter(bucket).try_acquire("x", blocking=False) for _ in range(3)), bucket.count())
+for bucket, others in (SharedMemoryBucket, rates[:1]), (SharedMemoryStateBucket, rates):
+    try:
+        bucket(others, sys.argv[1])
+    except SharedMemoryError as error:
+        print(str(error).partition(" ")[2])
+"""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program, name], check=True, timeout=60, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    refusals = ["is for other rates: 5/3600000, 9/7200000, not 5/3600000", "holds no state"]
+    assert [text.splitlines() for text in told] == [["3 3", *refusals], ["2 5", *refusals]]
+
+
 def test_what_the_page_and_the_docstrings_show_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_shared_file, "directory", lambda: tmp_path)
     page = Path(__file__).parent.parent / "docs" / "shared-memory.md"
     examples = [
         textwrap.dedent((inspect.getdoc(subject) or "").partition("Example:\n")[2])
-        for subject in (SharedMemoryBucket, MultiprocessBucket)
+        for subject in (SharedMemoryBucket, SharedMemoryStateBucket, MultiprocessBucket)
     ]
     if page.exists():  # not beside an installed wheel
         examples += re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
@@ -358,6 +382,39 @@ if os.name == "posix":  # elsewhere files have no modes, and stay while they are
             bucket.unlink()
             assert not bucket.path.exists()
             assert put(bucket)
+
+    def test_a_file_of_somebody_else_or_what_is_no_file_is_refused(
+        name: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        SharedMemoryBucket([Rate(1, HOUR)], name).close()
+        where = _shared_file.path_of(name)
+        monkeypatch.setattr(_shared_file, "path_of", lambda _: where)
+        monkeypatch.setattr(_shared_file, "_user", lambda: os.geteuid() + 1)
+        monkeypatch.setattr("aiolimiter_fast.buckets.shared_memory.path_of", lambda _: where)
+        with pytest.raises(SharedMemoryError, match="belongs to another user"):
+            SharedMemoryBucket([Rate(1, HOUR)], name)
+        path.mkdir()
+        with pytest.raises(OSError, match="directory"):
+            SharedMemoryBucket([Rate(1, HOUR)], path=path)
+        path.rmdir()
+        os.mkfifo(path)
+        with pytest.raises(SharedMemoryError, match="is no regular file"):
+            SharedMemoryBucket([Rate(1, HOUR)], path=path)
+        with pytest.raises(FileNotFoundError):
+            SharedMemoryBucket([Rate(1, HOUR)], path=path.with_name("no") / "such")
+
+    def test_space_that_ends_in_the_midst_of_making_a_file_is_an_error_that_leaves_nothing(path: Path) -> None:
+        program = """
+import resource, sys
+from aiolimiter_fast import Rate, SharedMemoryBucket
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+SharedMemoryBucket([Rate(10_000, 1000)], path=sys.argv[1])
+"""
+        result = subprocess.run(
+            [sys.executable, "-c", program, str(path)], check=False, timeout=60, capture_output=True, text=True
+        )
+        assert result.stderr.splitlines()[-1].startswith("OSError: ")
+        assert list(path.parent.iterdir()) == []
 
     def test_a_link_is_not_followed(path: Path) -> None:
         target = path.with_name("target")

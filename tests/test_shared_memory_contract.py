@@ -67,6 +67,8 @@ class TestMultiprocessBucket(BucketContract):
 class TestMultiprocessBucketWithFixedWindows(TestMultiprocessBucket):
     """Only what holds for any algorithm."""
 
+    processes = False
+    test_what_has_left_the_short_window_stays_for_the_long_one = None  # type: ignore[assignment]
     test_it_decides_as_a_list_of_time_stamps_would = None  # type: ignore[assignment]
     test_after_exactly_the_wait_it_admits_and_a_millisecond_earlier_it_does_not = None  # type: ignore[assignment]
     test_several_rates_are_waited_for_one_after_the_other = None  # type: ignore[assignment]

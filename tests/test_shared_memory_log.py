@@ -269,7 +269,7 @@ def test_a_slot_of_another_lap_for_every_number_is_an_error_and_not_a_hang(engin
     processes.close()
 
 
-def test_what_counts_no_more_is_told_of_until_somebody_leaks_it_or_its_slot_is_needed(engine: Any, folder: Path) -> None:
+def test_what_counts_no_more_is_told_of_until_it_is_leaked_or_its_slot_is_needed(engine: Any, folder: Path) -> None:
     processes = Processes(engine, folder, [(64, 63)], 2)
     first, second = processes.windows
     for now in range(0, 640, 10):

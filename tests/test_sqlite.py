@@ -162,6 +162,7 @@ class TestTheTable:
         assert execute("SELECT MAX(total) < 1 << 62 FROM limits") == [(1,)]
         with pytest.raises(ValueError, match="weight must leave the table with at most"):
             make(Rate(1 << 63, 1000), table="huger").put(RateItem("item", START, (1 << 62) + 1))
+        assert puts(make(Rate(1 << 63, 1000), table="larger"), None, 3) == 3
 
     def test_rates_can_change_while_the_log_stays(self, make: Any) -> None:
         bucket = make(Rate(2, HOUR))

@@ -13,6 +13,7 @@ import tenacity
 from stack_network import URL, WAIT, Answer, Network, client, refused, spy
 
 from aiolimiter_fast import AsyncLimiter, CircuitBreaker
+from aiolimiter_fast.resilience import RetryBudget
 from aiolimiter_fast.testing import ManualClock
 
 # Retries.
@@ -73,6 +74,19 @@ async def test_a_request_is_sent_twice_only_where_that_is_due(
         assert task.exception() is answer
     assert transport.throttle.running == 0
     assert transport.adaptive("host").in_flight == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "1"}])
+async def test_a_response_that_breaks_while_it_is_thrown_away_is_of_no_interest(
+    clock: ManualClock, headers: Any
+) -> None:
+    network = Network(Answer(503, headers, breaks=True))
+    transport, http = client(network, retry={"first": 0.01}, max_concurrent=1)
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(5)
+    assert task.result().status_code == 200
+    assert network.bodies[0].is_closed
+    assert transport.throttle.running == 0
 
 
 async def test_when_no_attempt_is_left_the_last_response_is_handed_on_unread(clock: ManualClock) -> None:
@@ -139,8 +153,6 @@ async def test_a_body_that_can_be_sent_twice_is_the_same_again(clock: ManualCloc
 
 
 async def test_retries_are_a_share_of_the_calls_where_there_is_a_budget(clock: ManualClock) -> None:
-    from aiolimiter_fast.resilience import RetryBudget
-
     network = Network(*[503] * 100)
     _, http = client(network, retry={"budget": RetryBudget(share=0.5, per_second=0), "first": 0.1})
     for _ in range(10):
@@ -148,6 +160,27 @@ async def test_retries_are_a_share_of_the_calls_where_there_is_a_budget(clock: M
         await clock.run(10)
         assert task.result().status_code == 503
     assert len(network.sent) == 15
+
+
+async def test_a_call_of_one_attempt_is_paid_into_the_budget_and_counts_in_its_time(clock: ManualClock) -> None:
+    network = Network(200, 404, 503, 503)
+    budget = RetryBudget(share=0.5, per_second=0)
+    _, http = client(network, retry={"budget": budget, "first": 0.1})
+    for status in (200, 404, 503):
+        task = asyncio.create_task(http.get(URL))
+        await clock.run(10)
+        assert task.result().status_code == status
+    assert len(network.sent) == 4
+    assert budget.balance == 0.5
+
+
+async def test_the_time_of_all_attempts_begins_with_the_first() -> None:
+    network = Network(Answer(503, latency=0.05))
+    _, http = client(network, retry={"max_time": 0.04, "first": 1e-9})
+    assert (await http.get(URL)).status_code == 503
+    _, http = client(network, retry={"max_time": 100, "first": 1e-9})
+    network.answers.append(Answer(503))
+    assert (await http.get(URL)).status_code == 200
 
 
 async def test_the_longest_wait_is_the_clients_whatever_the_server_says(clock: ManualClock) -> None:
@@ -174,9 +207,33 @@ async def test_a_retry_waits_once_where_the_limiter_makes_everybody_wait(clock: 
     assert network.sent == [0, pytest.approx(until - 1000, abs=1e-6)]
 
 
+async def test_a_retry_backs_off_by_itself_where_the_limiter_hardly_waits(clock: ManualClock) -> None:
+    # A server that restarts, and says nothing: by the limiter's first pauses alone all attempts would be made at once.
+    network = Network(*[503] * 3)
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_result(lambda response: response.status_code == 503), wait=tenacity.wait_fixed(10)
+    )
+    _, http = client(network, retry=retrying, adaptive=True)
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(60)
+    assert task.result().status_code == 200
+    assert network.sent == [0, 10, 20, 30]
+    network = Network(Answer(429, {"Retry-After": "20"}))
+    start = clock.time() - 1000
+    _, http = client(network, retry={"max_wait": 60}, adaptive=spy(max_pause=0.01))
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(60)
+    assert task.result().status_code == 200
+    assert 20 <= network.sent[1] - start <= 21
+
+
 async def test_a_retrying_of_ones_own_is_used_as_it_is(clock: ManualClock) -> None:
     slept: list[float] = []
+    called: list[int] = []
     network = Network(500, 500)
+
+    async def before(state: tenacity.RetryCallState) -> None:
+        called.append(state.attempt_number)
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
@@ -186,10 +243,12 @@ async def test_a_retrying_of_ones_own_is_used_as_it_is(clock: ManualClock) -> No
         stop=tenacity.stop_after_attempt(5),
         wait=tenacity.wait_fixed(7),
         sleep=sleep,
+        before=before,
     )
     _, http = client(network, retry=retrying)
     assert (await http.get(URL)).status_code == 200
     assert slept == [7, 7]
+    assert called == [1, 2, 3]
     assert network.bodies[0].is_closed
 
 

@@ -117,6 +117,37 @@ async def test_a_timeout_is_for_each_attempt_and_cancels_nothing_else(server: Sc
         assert at_rest(session)
 
 
+async def test_whoever_is_cancelled_leaves_nothing_behind(server: ScriptedServer) -> None:
+    server.answer(Answer(latency=0.5), Answer(body=b"x" * 5_000_000))
+    breaker = CircuitBreaker(failures=1)
+    limiter = quick()
+    async with ThrottledSession(retry=QUICK, adaptive=limiter, breaker=breaker, max_concurrent=1) as session:
+        flying = asyncio.create_task(session.get(server.url))
+        waiting = asyncio.create_task(session.get(server.url))
+        while not (server.received and session.throttle.waiting):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert (limiter.in_flight, session.throttle.running, session.throttle.waiting) == (1, 1, 1)
+        for task in (waiting, flying):
+            task.cancel()
+        results = await asyncio.gather(flying, waiting, return_exceptions=True)
+        assert [type(each) for each in results] == [asyncio.CancelledError] * 2
+        assert at_rest(session)
+
+        async def read() -> None:
+            async with session.get(server.url) as response:
+                await response.content.readexactly(10)
+                streaming.set()
+                await asyncio.sleep(60)
+
+        streaming = asyncio.Event()
+        reading = asyncio.create_task(read())
+        await streaming.wait()
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert at_rest(session)
+        assert breaker.state("127.0.0.1") == "closed"
+
+
 async def test_a_default_idempotency_key_counts(server: ScriptedServer) -> None:
     server.answer(0)
     key = {"Idempotency-Key": "1"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import sys
 from typing import Any
 
 import httpx
+import pybreaker
 import pytest
 import tenacity
 from stack_network import URL, WAIT, Answer, Network, Spy, client, refused, spy
@@ -237,7 +239,32 @@ async def test_a_breaker_that_fails_leaves_no_response_open(clock: ManualClock) 
     assert transport.throttle.running == 0
 
 
+async def test_the_breaker_of_another_library_stands_outside_too(clock: ManualClock) -> None:
+    network = Network(httpx.ReadError(""), httpx.ReadError(""))
+    limiter = AsyncLimiter(10, 1e9)
+    _, http = client(network, limiter=limiter, breaker=pybreaker.CircuitBreaker(fail_max=1), retry={"attempts": 2})
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(5)
+    assert isinstance(task.exception(), pybreaker.CircuitBreakerError | httpx.ReadError)
+    with pytest.raises(pybreaker.CircuitBreakerError):
+        await http.get(URL)
+    assert len(network.sent) == 2
+    assert limiter.has_capacity(8)
+
+
 # The rest.
+
+
+async def test_a_response_that_nobody_closes_gives_its_slot_back_when_it_is_forgotten(clock: ManualClock) -> None:
+    network = Network(503)
+    transport, http = client(network, retry={"first": 0.01}, adaptive=True, breaker=True, max_concurrent=1)
+    task = asyncio.create_task(transport.handle_async_request(http.build_request("GET", URL)))
+    await clock.run(5)
+    assert task.result().status_code == 200
+    assert transport.throttle.running == 1
+    del task
+    gc.collect()
+    assert transport.throttle.running == 0
 
 
 def test_one_transport_serves_two_loops_one_after_the_other() -> None:

@@ -144,6 +144,16 @@ def test_httpx_goes_through_a_proxy(flavour: Any, server: ScriptedServer) -> Non
     assert transport.adaptive("nowhere.invalid").in_flight == 0
 
 
+def test_httpx_goes_through_a_tunnel(flavour: Any, server: ScriptedServer, http2: Http2Server) -> None:
+    library, module = flavour
+    transport = module.ThrottledTransport(proxy=server.url, http2=True, verify=False, retry=QUICK, max_concurrent=1)
+    with library.Client(transport=transport) as client:
+        response = client.get(f"https://127.0.0.1:{http2.port}/")
+        assert (response.status_code, response.http_version, response.text) == (200, "HTTP/2", "hello")
+    assert [each.method for each in server.received] == ["CONNECT"]
+    assert http2.streams == 2
+
+
 async def test_async_httpx_goes_through_a_proxy(flavour: Any, server: ScriptedServer) -> None:
     library, module = flavour
     transport = module.AsyncThrottledTransport(proxy=server.url, limiter=AsyncLimiter(5))

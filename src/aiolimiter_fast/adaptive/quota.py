@@ -103,7 +103,7 @@ class Quota:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
         is_newer = sent >= self.said
         if self.left is not None and not is_newer:
-            if remaining < self.left and not self._is_of_the_past(seen, now):
+            if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
                 self._see_reset(seen, sent, now, False, False)
             return
@@ -121,6 +121,13 @@ class Quota:
         self._see_refill(remaining, now)
         self._see_reset(seen, sent, now, True, rose)
 
+    def _is_of_the_window_before(self, seen: Observation, now: float) -> bool:
+        """Whether a late response speaks of a window that ended before the present one began."""
+        if seen.reset_after is None or self.reset is None or not self.window:
+            return False
+        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
+        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if is_rounded else 0.0)
+
     def _is_over(self, sent: float) -> bool:
         return self.reset is not None and sent >= self.reset
 
@@ -133,13 +140,6 @@ class Quota:
             came = max(remaining - self._refill_base + self._refill_answered, 0.0) / elapsed
             self._refill += (came - self._refill) * 0.5
         self._refill_base, self._refill_at, self._refill_answered = remaining, now, 0.0
-
-    def _is_of_the_past(self, seen: Observation, now: float) -> bool:
-        """Whether a late response speaks of a window that ended before the present one began."""
-        if seen.reset_after is None or self.reset is None or not self.window:
-            return False
-        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
-        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if is_rounded else 0.0)
 
     def _see_reset(self, seen: Observation, sent: float, now: float, is_newer: bool, rose: bool) -> None:
         if seen.reset_after is None:
@@ -209,7 +209,7 @@ class Quota:
         if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
             if not even or last == -inf or self.reset is None or self.reset <= now:
                 return 0.0
-            # What is sent last has to arrive before the window ends.
+            # What is sent last has to arrive before the window ends, and of its end we were told half a trip late.
             gap = amount * max(self.reset - latency - last, 0.0) / (spare + amount)
             return max(last + min(gap, self._max_pause) - now, 0.0)
         if now < self.more_at() - SAME:

@@ -119,7 +119,7 @@ class Search:
             self.rate += (self._estimate - self.rate) * (1 - exp(-seconds / self._tau))
         else:
             late = max((now - self._resumed) / self._caution - 1, 0.0)
-            slope = (0.015 + 0.2 * late * late) / self._caution
+            slope = (0.015 + 0.3 * late * late) / self._caution
             if self._is_rough:
                 slope = max(slope, 0.06 / max(self._period, 1.0))
             self.rate += max(self._estimate, self.rate) * slope * seconds
@@ -139,7 +139,7 @@ class Search:
         admitted = max(self._history.between(self._cycle, self._refused_first), 1.0)
         rate = self._estimate or admitted / max(self._refused_first - self._cycle, 0.1)
         # Those that ask are refused: the fewer a window holds, the fewer may be.
-        share = min(max(25 / admitted, 0.08), 0.4)
+        share = min(max((25 if self._estimate is None else 60) / admitted, 0.08), 0.4 if self._estimate is None else 0.8)
         seconds = max(0.05, self._latency / 2, min(2 / rate, 1.0), share * elapsed)
         for mark in (*MARKS, self._period):
             end = self._cycle + mark
@@ -236,7 +236,8 @@ class Search:
             self._period = max(self._period, length)
             self._near, self._tau = 0.98, self._period / 4
             span = min(run, max(4 * self._period, 10 / self.rate))
-            cycle = self._history.between(begin - span, begin) / (span + length)
+            since = begin - span if span < run else self._spell  # with what the new window admitted in the spell
+            cycle = self._history.between(since, begin) / (span + length)
             if run >= 2 * self._period:
                 cycle = (cycle * used) ** 0.5
             estimate = max(cycle, 0.87 * used) if run >= self._period else cycle

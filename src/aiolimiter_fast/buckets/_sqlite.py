@@ -15,8 +15,8 @@ MARK = "aiolimiter_fast_"
 MOST = 1 << 62
 # The time of day in milliseconds, the same wherever it stands in a statement.
 NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
-# Milliseconds that may have passed since the time stamp of an item that is entered at once.
-AGREED = 999
+# Milliseconds by which SQLite's time may differ from that of the process where an item is entered by it.
+AGREED = 1000
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
@@ -112,7 +112,7 @@ class RunTable(Table):
         )
         self.insert = f"INSERT INTO {self.name} VALUES (?, ?, ?, ?)"
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
-        self.enter = self.entering(NOW, f"now - ?3 BETWEEN 0 AND {AGREED} AND", rates)
+        self.enter = self.entering(NOW, f"abs(now - ?3) < {AGREED} AND", rates)
         self.enter_at = self.entering("?3", "", rates)
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
         self.reached = f"SELECT total FROM {self.name} WHERE item_timestamp <= ? {back}"

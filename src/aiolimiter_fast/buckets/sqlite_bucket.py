@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -88,9 +88,10 @@ class SQLiteBucket(BackendBucket):
             seconds where there is none.
 
     Each decision is one transaction, which takes the file's write lock from its beginning: one process that is killed
-    at any moment leaves an item entered or not, and stops nobody. The time is the wall clock's, and if that steps back,
-    what was admitted counts as admitted just now. An item whose time stamp is this bucket's `now()` is decided at the
-    time of its transaction, any other at its time stamp.
+    at any moment leaves an item entered or not, and stops nobody. A refusal needs no lock where the bucket has a
+    connection of its own. The time is the wall clock's, and if that steps back, what was admitted counts as admitted
+    just now. An item whose time stamp is this bucket's `now()` is decided at the time of its transaction, any other at
+    its time stamp.
 
     Where the bucket is scheduled by a factory, decisions remove what has left the longest window: no thread does.
 
@@ -261,14 +262,12 @@ class SQLiteBucket(BackendBucket):
         ):
             return self.put_decision(item).failing_rate is None
         execute, enter, enter_at, acquire, release = entry
-        terms = [weight, name, timestamp]
-        for rate in self._rates:
-            terms += rate.limit, rate.interval
         if not acquire(False):
             return self.put_decision(item).failing_rate is None
         try:
+            terms = self._terms(weight, name, timestamp)
             entered = execute(enter if kind is Reading else enter_at, terms).rowcount == 1
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, OverflowError):  # the latter from a limit that SQLite has no number for
             entered = False
         finally:
             release()
@@ -281,7 +280,7 @@ class SQLiteBucket(BackendBucket):
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
-        return self._put_in_full(item, self.failing_rate is not None)
+        return self._put_in_full(item, self._ledger.is_plain or self.failing_rate is not None)
 
     def _put_in_full(self, item: RateItem, doubtful: bool) -> Decision:
         """Put an item of any kind; `doubtful`: see first whether it is refused, which takes nobody's lock."""
@@ -295,7 +294,7 @@ class SQLiteBucket(BackendBucket):
             return decision
         try:
             refusal = self._run(self._refuse, item, write=False) if doubtful and self._ledger.is_plain else None
-            decision = refusal or self._run(self._put, item)
+            decision = refusal or self._run(self._put if doubtful else self._enter, item)
         except outages.errors as error:
             self._ledger.entry = None
             decision = outages._failed(error, self._algorithm, self._rates, weight)
@@ -315,6 +314,31 @@ class SQLiteBucket(BackendBucket):
         decision: Decision = self._run(self._put, item)
         return decision
 
+    def _enter(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision:
+        """Put the item, which will most likely be admitted."""
+        if self._is_counting and isinstance(log, _sqlite.RunTable):
+            at = self.now() if type(item.timestamp) is Reading else item.timestamp
+            with suppress(OverflowError):
+                if execute(log.enter_at, self._terms(item.weight, item.name, at)).rowcount == 1:
+                    return self._admitted(execute, log, at)
+        return self._put(execute, log, item)
+
+    def _terms(self, weight: int, name: str, timestamp: int) -> list[Any]:
+        """The parameters of a statement that enters an item."""
+        terms: list[Any] = [weight, name, timestamp]
+        for rate in self._rates:
+            terms += rate.limit, rate.interval
+        return terms
+
+    def _admitted(self, execute: Any, log: _sqlite.Table, at: int) -> Decision:
+        """Remove now and then what has left the longest window."""
+        self._puts += 1
+        if self._puts >= PRUNE_EVERY:
+            self._puts = 0
+            if self._scheduled:
+                log.prune(execute, self._bound(at))
+        return ADMITTED
+
     def _put(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision:
         weight, rates = item.weight, self._rates
         view = self._look(execute, log, item.timestamp)
@@ -327,14 +351,10 @@ class SQLiteBucket(BackendBucket):
                     break
         else:
             decision = self._judge(execute, log, view, weight, rates, counts)
-        if decision.failing_rate is None:
-            log.append(execute, at, total, weight, item.name)
-            self._puts += 1
-            if self._puts >= PRUNE_EVERY:
-                self._puts = 0
-                if self._scheduled:
-                    log.prune(execute, self._bound(at))
-        return decision
+        if decision.failing_rate is not None:
+            return decision
+        log.append(execute, at, total, weight, item.name)
+        return self._admitted(execute, log, at)
 
     def _look(self, execute: Any, log: _sqlite.Table, timestamp: int) -> _View:
         """See what each rate's window holds at the time of a decision."""

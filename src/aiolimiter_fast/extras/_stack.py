@@ -2,120 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from aiolimiter_fast._permits import Permits, is_limiter
 from aiolimiter_fast.adaptive.limiter import AdaptiveLimiter
-from aiolimiter_fast.adaptive.response import MAX_PAUSE, REFUSALS
+from aiolimiter_fast.adaptive.response import MAX_PAUSE
 from aiolimiter_fast.errors import CircuitOpen
+from aiolimiter_fast.extras._exchange import FIRST, Exchange, Final, Flight, before, given
 from aiolimiter_fast.extras._gate import Reader, Slot
+from aiolimiter_fast.extras._learning import Adaptive, Learning
 from aiolimiter_fast.resilience.adapters import Breaker, as_breaker
-from aiolimiter_fast.resilience.breaker import CircuitBreaker, Passage
-from aiolimiter_fast.resilience.outcomes import IDEMPOTENT, headers_of, status_of
+from aiolimiter_fast.resilience.breaker import CircuitBreaker
+from aiolimiter_fast.resilience.outcomes import status_of
 from aiolimiter_fast.throttle import Throttle
 
-__all__ = ["SHORT", "Adaptive", "Exchange", "Stack", "Stacked"]
+__all__ = ["Stack", "Stacked"]
 
-Adaptive = bool | AdaptiveLimiter | Callable[[Any], AdaptiveLimiter]
-
-# The longest body, in bytes, that is read so that its connection can be used again where its response is not handed on.
-SHORT = 65_536
-
-
-class Exchange:
-    """A request from its first attempt to the response that is handed on. Each client has a kind of its own.
-
-    Attributes:
-        request: what functions for `key` and `weight` see.
-        passage: through the breaker, which may have opened since.
-        response: the one that came last, while it is not thrown away.
-        is_limited: whether the limiter has seen that the last attempt was refused, so that it makes the next one wait.
-    """
-
-    __slots__ = ("amount", "interrupted", "is_limited", "key", "passage", "request", "response")
-
-    def __init__(self, request: Any) -> None:
-        self.request = request
-        self.key: Hashable = None
-        self.amount: float = 1
-        self.response: Any = None
-        self.is_limited = False
-        self.interrupted: BaseException | None = None
-        self.passage: Passage | None = None
-
-    @property
-    def header_names(self) -> Iterable[Any]:
-        """The names of the request's headers, in any case."""
-        names: Iterable[Any] = self.request.headers
-        return names
-
-    @property
-    def is_idempotent(self) -> bool:
-        """Whether it may arrive twice."""
-        if (self.request.method or "").upper() in IDEMPOTENT:
-            return True
-        return any(str(name).lower() == "idempotency-key" for name in self.header_names)
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether its body can be sent twice."""
-        return True
-
-    def send(self) -> Any:
-        """Make one attempt; a response, or an awaitable of one."""
-        raise NotImplementedError
-
-    def discard(self, response: Any) -> Any:
-        """Read or close a response that is not handed on; for tasks an awaitable."""
-        raise NotImplementedError
-
-    def hold(self, response: Any, slot: Slot) -> None:
-        """Have the slot given back when the response is read or closed."""
-        raise NotImplementedError
-
-    def seen(self, response: Any) -> Any:
-        """The response, or the exception that carries one, in which the request's own server speaks."""
-        return response
-
-    def may_repeat(self, outcome: Any) -> bool:
-        """Whether another attempt would repeat no more than this one did."""
-        return True
-
-
-class Flight:
-    """A permit of an adaptive limiter, from the departure of its request until the limiter knows the outcome."""
-
-    __slots__ = ("_adaptive", "_amount", "_is_over", "_sent_at")
-
-    def __init__(self, adaptive: AdaptiveLimiter, amount: float) -> None:
-        self._adaptive = adaptive
-        self._amount = amount
-        self._sent_at = adaptive.time()
-        self._is_over = False
-
-    def landed(self, response: Any, status: int) -> bool:
-        """There is a response, or an exception that carries one; whether it makes everybody wait."""
-        self._is_over = True
-        found = self._adaptive.observe(headers_of(response), status, sent_at=self._sent_at, amount=self._amount)
-        return status in REFUSALS or any(each.pause_for for each in found)
-
-    def end(self) -> None:
-        """There is no response, unless there was one."""
-        if not self._is_over:
-            self._is_over = True
-            self._adaptive.forget(self._sent_at)
-
-
-class Final(BaseException):
-    """Takes an outcome past whoever would try again."""
-
-    def __init__(self, outcome: Any) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
+# The share of a retry's wait that the limiter's pause has to have for the retry to leave the waiting to it. What a
+# server states both know, each with a tenth of jitter; where it states nothing the retry may know better.
+ENOUGH = 1 / 1.1 - 1e-6
 
 
 class Stack:
@@ -124,7 +33,7 @@ class Stack:
     Arguments: those of the transports; `reader` has those that read a request, `is_async` says whether tasks make them.
     """
 
-    __slots__ = ("_ceilings", "_holds", "_maker", "_max_pause", "_reader", "_retrying", "breaker", "throttle")
+    __slots__ = ("_holds", "_is_ours", "_learning", "_reader", "_retrying", "breaker", "throttle")
 
     def __init__(
         self,
@@ -140,16 +49,12 @@ class Stack:
     ) -> None:
         self._reader = reader
         self._retrying = _retrying(retry, is_async)
+        self._is_ours = retry is True or isinstance(retry, Mapping)
         told = retry.get("max_wait", 60.0) if isinstance(retry, Mapping) else 60.0 if retry is True else MAX_PAUSE
-        self._max_pause: float = min(told, MAX_PAUSE)
-        self._maker: Any = None  # of an adaptive limiter from its ceiling
-        # The static limiter of each adaptive one.
-        self._ceilings: WeakKeyDictionary[AdaptiveLimiter, Any] = WeakKeyDictionary()
+        self._learning = Learning(limiter, adaptive, min(told, MAX_PAUSE))
         # Whether a response keeps its slot; where nobody counts slots there is nothing to keep.
         self._holds = max_concurrent is not None or max_per_key is not None
-        self.throttle = Throttle(
-            self._with_adaptive(limiter, adaptive), max_concurrent, max_per_key=max_per_key, max_keys=max_keys
-        )
+        self.throttle = Throttle(self._learning.source, max_concurrent, max_per_key=max_per_key, max_keys=max_keys)
         self.breaker: Breaker | None = None
         if breaker is not None and breaker is not False:
             self.breaker = CircuitBreaker() if breaker is True else as_breaker(breaker)
@@ -161,43 +66,9 @@ class Stack:
 
     # Limiters.
 
-    def _with_adaptive(self, limiter: Any, adaptive: Any) -> Any:
-        """What the permits come from: a limiter, or a function that makes one for a key."""
-        if adaptive is None or adaptive is False:
-            return limiter
-        if isinstance(adaptive, AdaptiveLimiter):
-            if limiter is not None:
-                raise TypeError("limiter must be the AdaptiveLimiter's ceiling where adaptive is an AdaptiveLimiter")
-            return adaptive
-        if adaptive is not True and not callable(adaptive):
-            raise TypeError(f"adaptive must be a bool, an AdaptiveLimiter, or a function, got {adaptive!r}")
-        self._maker = self._adaptive if adaptive is True else adaptive
-        if limiter is None or is_limiter(limiter):
-            return lambda key: self._adaptive_below(limiter, key)
-        if isinstance(limiter, type) or not callable(limiter):
-            return limiter  # Throttle refuses it
-        return lambda key: self._adaptive_below(limiter(key), key)
-
-    def _adaptive(self, ceiling: Any) -> AdaptiveLimiter:
-        return AdaptiveLimiter(ceiling, max_pause=self._max_pause)
-
-    def _adaptive_below(self, limiter: Any, key: Hashable) -> Permits:
-        if isinstance(limiter, AdaptiveLimiter):
-            return Permits(limiter)
-        permits = None if limiter is None else Permits(limiter, key)
-        # What can be asked without waiting for it is the ceiling; what cannot, a server for one, is waited for first.
-        is_ceiling = permits is not None and permits.take is not None and permits.wait_time is not None
-        ceiling = limiter if permits is None or not permits.is_named else Named(permits)
-        made = self._maker(ceiling if is_ceiling else None)
-        if not isinstance(made, AdaptiveLimiter):
-            raise TypeError(f"adaptive must make an AdaptiveLimiter, got {made!r}")
-        self._ceilings[made] = limiter
-        return Permits(made) if permits is None or is_ceiling else Both(permits, made)
-
     def limiter_of(self, key: Hashable) -> Any:
         """The static limiter of a key."""
-        found = self.throttle.limiter_at(self._reader.known(key))
-        return self._ceilings.get(found) if isinstance(found, AdaptiveLimiter) else found
+        return self._learning.static_of(self.throttle.limiter_at(self._reader.known(key)))
 
     def adaptive_of(self, key: Hashable) -> AdaptiveLimiter | None:
         """The adaptive limiter of a key."""
@@ -225,25 +96,31 @@ class Stack:
         retrying = self._retrying_for(exchange)
         if retrying is None:
             return await self._attempt(exchange)
-        retrying = retrying.copy(sleep=partial(self._sleep, exchange, retrying.sleep))
+        options: dict[str, Any] = {"sleep": partial(self._sleep, exchange, retrying.sleep)}
+        if self._is_ours:
+            options["before"] = partial(before, time.monotonic(), retrying.before)
+            exchange.first = await self._outcome(exchange)
+            if self._is_over(exchange, retrying):
+                return given(exchange.first)
         try:
-            return await retrying(self._attempt_if_it_may, exchange)
+            return await retrying.copy(**options)(self._attempt_or_end, exchange)
         except Final as end:
             outcome = end.outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        return given(outcome)
 
-    async def _attempt_if_it_may(self, exchange: Exchange) -> Any:
-        try:
-            outcome: Any = await self._attempt(exchange)
-        except Exception as error:
-            outcome = error
-        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
+    async def _attempt_or_end(self, exchange: Exchange) -> Any:
+        outcome, exchange.first = exchange.first, None
+        if outcome is None:
+            outcome = await self._outcome(exchange)
+        if self._is_final(exchange, outcome):
             raise Final(outcome)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return given(outcome)
+
+    async def _outcome(self, exchange: Exchange) -> Any:
+        try:
+            return await self._attempt(exchange)
+        except Exception as error:
+            return error
 
     async def _attempt(self, exchange: Exchange) -> Any:
         if exchange.passage is not None:
@@ -264,13 +141,14 @@ class Stack:
         if exchange.interrupted is not None:
             raise exchange.interrupted
         await self._discard(exchange)
-        if not exchange.is_limited:
+        if exchange.pause < ENOUGH * seconds:
             await sleep(seconds)
 
     async def _discard(self, exchange: Exchange) -> None:
         response, exchange.response = exchange.response, None
         if response is not None:
-            await exchange.discard(response)
+            with suppress(Exception):  # a connection that breaks now is of no interest
+                await exchange.discard(response)
 
     # For threads.
 
@@ -293,25 +171,31 @@ class Stack:
         retrying = self._retrying_for(exchange)
         if retrying is None:
             return self._attempt_blocking(exchange)
-        retrying = retrying.copy(sleep=partial(self._sleep_blocking, exchange, retrying.sleep))
+        options: dict[str, Any] = {"sleep": partial(self._sleep_blocking, exchange, retrying.sleep)}
+        if self._is_ours:
+            options["before"] = partial(before, time.monotonic(), retrying.before)
+            exchange.first = self._outcome_blocking(exchange)
+            if self._is_over(exchange, retrying):
+                return given(exchange.first)
         try:
-            return retrying(self._attempt_blocking_if_it_may, exchange)
+            return retrying.copy(**options)(self._attempt_or_end_blocking, exchange)
         except Final as end:
             outcome = end.outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        return given(outcome)
 
-    def _attempt_blocking_if_it_may(self, exchange: Exchange) -> Any:
-        try:
-            outcome: Any = self._attempt_blocking(exchange)
-        except Exception as error:
-            outcome = error
-        if isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome):
+    def _attempt_or_end_blocking(self, exchange: Exchange) -> Any:
+        outcome, exchange.first = exchange.first, None
+        if outcome is None:
+            outcome = self._outcome_blocking(exchange)
+        if self._is_final(exchange, outcome):
             raise Final(outcome)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return given(outcome)
+
+    def _outcome_blocking(self, exchange: Exchange) -> Any:
+        try:
+            return self._attempt_blocking(exchange)
+        except Exception as error:
+            return error
 
     def _attempt_blocking(self, exchange: Exchange) -> Any:
         if exchange.passage is not None:
@@ -331,13 +215,14 @@ class Stack:
         if exchange.interrupted is not None:
             raise exchange.interrupted
         self._discard_blocking(exchange)
-        if not exchange.is_limited:
+        if exchange.pause < ENOUGH * seconds:
             sleep(seconds)
 
     def _discard_blocking(self, exchange: Exchange) -> None:
         response, exchange.response = exchange.response, None
         if response is not None:
-            exchange.discard(response)
+            with suppress(Exception):
+                exchange.discard(response)
 
     # For both.
 
@@ -353,9 +238,20 @@ class Stack:
             return None
         return self._retrying[exchange.is_idempotent]
 
+    def _is_final(self, exchange: Exchange, outcome: Any) -> bool:
+        """Whether nobody is to try again, whatever tenacity thinks."""
+        return isinstance(outcome, CircuitOpen) or not exchange.may_repeat(outcome)
+
+    def _is_over(self, exchange: Exchange, retrying: Any) -> bool:
+        """Whether one attempt was enough. Mostly it is, and tenacity would cost more than all else here."""
+        if retrying.retry.is_due(exchange.first) and not self._is_final(exchange, exchange.first):
+            return False
+        retrying.before(FIRST)  # a call is paid into the retry budget
+        return True
+
     def _depart(self, exchange: Exchange) -> tuple[Slot, Flight | None]:
         """The permit is taken at this moment, the slot held."""
-        exchange.is_limited = False
+        exchange.pause = 0.0
         limiter = self.throttle.limiter_at(exchange.key)
         # A weight of 0 only waits for the end of a pause: nothing of it is in flight.
         is_adaptive = isinstance(limiter, AdaptiveLimiter) and exchange.amount > 0
@@ -369,7 +265,7 @@ class Stack:
             if flight is not None and isinstance(error, Exception):
                 status = status_of(error)
                 if status is not None:
-                    exchange.is_limited = flight.landed(exchange.seen(error), status)
+                    exchange.pause = flight.landed(exchange.seen(error), status)
         finally:
             if flight is not None:
                 flight.end()
@@ -381,7 +277,7 @@ class Stack:
         try:
             if flight is not None:
                 seen = exchange.seen(response)
-                exchange.is_limited = flight.landed(seen, status_of(seen) or 0)
+                exchange.pause = flight.landed(seen, status_of(seen) or 0)
             if self._holds:
                 exchange.hold(response, slot)
             else:
@@ -417,38 +313,6 @@ class Stacked:
     def throttle(self) -> Throttle:
         """Who runs and who waits: `running`, `waiting`, `keys`; its `max_concurrent` can be set."""
         return self._stack.throttle
-
-
-class Named:
-    """A Limiter in memory as a ceiling, asked under a key as its name."""
-
-    def __init__(self, permits: Permits) -> None:
-        self.limiter = permits.limiter
-        self.try_acquire = permits.take
-        self.wait_time = permits.wait_time
-
-
-class Both(Permits):
-    """The permits of a limiter that has to be waited for, and after them those of an adaptive one."""
-
-    __slots__ = ()
-
-    def __init__(self, static: Permits, adaptive: AdaptiveLimiter) -> None:
-        super().__init__(adaptive)
-        self.take = self.wait_time = None
-        self.gives_back = False
-
-        async def acquire(amount: float) -> None:
-            await static.acquire(amount)
-            await adaptive.acquire(amount)
-
-        def block(amount: float) -> None:
-            if static.block is None:
-                raise TypeError(f"threads cannot wait for {static.limiter!r}")
-            static.block(amount)
-            adaptive.acquire_blocking(amount)
-
-        self.acquire, self.block = acquire, block
 
 
 def _retrying(retry: Any, is_async: bool) -> tuple[Any, Any] | None:

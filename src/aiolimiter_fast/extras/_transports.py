@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from aiolimiter_fast.extras._exchange import SHORT, Exchange
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._learning import Adaptive
+from aiolimiter_fast.extras._stack import Stack, Stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -251,8 +253,6 @@ class BlockingRequest(Sending):
         try:
             if _is_short(response):
                 response.read()
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.close()
 
@@ -269,8 +269,6 @@ class AsyncRequest(Sending):
         try:
             if _is_short(response):
                 await response.aread()
-        except Exception:
-            pass
         finally:
             await response.aclose()
 

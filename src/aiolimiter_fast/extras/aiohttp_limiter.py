@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import aiohttp
 from yarl import URL
 
+from aiolimiter_fast.extras._exchange import SHORT, Exchange
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._learning import Adaptive
+from aiolimiter_fast.extras._stack import Stack, Stacked
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -302,8 +304,6 @@ class SessionRequest(Exchange):
         try:
             if response.content_length is not None and response.content_length <= SHORT:
                 await asyncio.wait_for(response.read(), PATIENCE)
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.release()
 

@@ -10,8 +10,10 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.utils import rewind_body
 
+from aiolimiter_fast.extras._exchange import SHORT, Exchange
 from aiolimiter_fast.extras._gate import Gate, Key, Reader, Slot, Weight
-from aiolimiter_fast.extras._stack import SHORT, Adaptive, Exchange, Stack, Stacked
+from aiolimiter_fast.extras._learning import Adaptive
+from aiolimiter_fast.extras._stack import Stack, Stacked
 
 __all__ = ["RateLimitedRequestsSession", "RateLimiterAdapter", "ThrottledAdapter"]
 
@@ -181,8 +183,6 @@ class AdapterRequest(Exchange):
         try:
             if length.isdecimal() and len(length) < 9 and int(length) <= SHORT:
                 _ = response.content
-        except Exception:  # its connection is closed then, and nothing else is lost
-            pass
         finally:
             response.close()
 
