@@ -122,14 +122,14 @@ class Stopping(GCRA):
         return super().step(*arguments)
 algorithm = Stopping()
 bucket = StateBucket([Rate(5, 36_000_000)], algorithm, pickle.loads(bytes.fromhex(sys.argv[1])))
-print([bucket.put(RateItem("x", bucket.now())) for _ in range(2)], algorithm.steps)
+print([bucket.put(RateItem("x", 10**6)) for _ in range(2)], algorithm.steps)
 """
         store = MultiprocessStateStore.init()
         bucket = StateBucket([Rate(5, 10 * HOUR)], store=store)
         command = [sys.executable, "-c", child, pickle.dumps(store).hex()]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-            assert [put(bucket) for _ in range(4)] == [True] * 4
+            assert [bucket.put(RateItem("x", 10**6)) for _ in range(4)] == [True] * 4
             os.kill(process.pid, signal.SIGCONT)
             told, _ = process.communicate(timeout=60)
         assert told == "[True, False] 3\n"  # the step that was overtaken, and the two that counted
