@@ -6,6 +6,8 @@ Contents:
                    TimerFd: the timer descriptor of a loop, alive as long as the loop is open
     events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
+    plain.pxi      its type: the garbage collector, and whether somebody has changed it
+    statements.pxi what it has been told by those who read a server's headers
     spare.pxi      recycling of awaitables that did not have to wait
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks
@@ -35,8 +37,12 @@ from aiolimiter_fast._core.clock cimport clock_ns
 from aiolimiter_fast._core.heap cimport (
     heap_clear, heap_node, heap_push, heap_remove, heap_settle, heap_t, heap_top,
 )
+from aiolimiter_fast._core.hold cimport (
+    DUST, PAUSED, hold_clear, hold_entry, hold_failing, hold_give_back, hold_pop, hold_state, hold_t, hold_take,
+)
 from aiolimiter_fast._core.leaky cimport (
-    leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
+    leak_advance, leak_configure, leak_cost, leak_due, leak_due_from, leak_empty, leak_fits, leak_give_back, leak_level,
+    leak_t,
 )
 from aiolimiter_fast._core.record cimport (
     RECORD_DAMAGED, RECORD_DONE, RECORD_FLOATS, RECORD_LANES, RECORD_LOOKS, RECORD_MOST, RECORD_RESETS,
@@ -50,8 +56,8 @@ from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_o
 from aiolimiter_fast._core.window cimport (
     HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_due, window_failing, window_find,
     window_free, window_last, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot,
-    window_t,
-    window_take_back, window_trim,
+    STATED, window_count_stated, window_state, window_stated_due, window_stated_left, window_t, window_take_back,
+    window_trim,
 )
 
 import asyncio as _asyncio
@@ -250,6 +256,8 @@ cdef class LeakyBucket:
 include "_bucket/loop.pxi"
 include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
+include "_bucket/plain.pxi"
+include "_bucket/statements.pxi"
 include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"

@@ -39,7 +39,7 @@ async def _run(
     while_running: Callable[[float], None] | None,
 ) -> None:
     chance = random.Random(1)
-    limiter._random.seed(1)
+    limiter._spell.chance.seed(1)
     with ManualClock().installed() as clock:
         start = clock.time()
 

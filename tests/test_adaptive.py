@@ -71,6 +71,19 @@ async def test_requests_in_flight_may_not_be_counted_yet(clock: ManualClock) -> 
     assert count_free(limiter) == 7
 
 
+@pytest.mark.parametrize("reset", [0.02, 1.0])  # to the millisecond, and rounded up to the second
+async def test_a_late_response_of_the_window_before_does_not_lower_what_is_left_in_this_one(
+    clock: ManualClock, reset: float
+) -> None:
+    limiter = quick()
+    first, late, new = await send(limiter, 3)
+    limiter.observe(Observation(limit=100, remaining=5, reset_after=reset, window=5), 200, sent_at=first)
+    clock.advance(1.0)
+    limiter.observe(Observation(limit=100, remaining=99, reset_after=5.0, window=5), 200, sent_at=new)
+    limiter.observe(Observation(limit=100, remaining=4, reset_after=reset, window=5), 200, sent_at=late)
+    assert limiter.remaining == 99
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 async def test_whatever_the_order_of_the_responses_the_least_counts(clock: ManualClock, order: tuple[int, ...]) -> None:
     limiter = quick()
@@ -285,6 +298,10 @@ async def test_many_refusals_of_one_moment_are_one(clock: ManualClock) -> None:
             each.observe({}, 200, sent_at=at)
         for at in sent[10 : 10 + refusals]:
             each.observe({}, 429, sent_at=at)
+        await clock.run(1)
+        (at,) = await send(each, 1)
+        each.observe({}, 200, sent_at=at)
+        assert each.rate < 500
     assert limiter.rate == pytest.approx(alone.rate, rel=0.2)
 
 
@@ -293,8 +310,11 @@ async def test_quick_refusals_slow_it_down(clock: ManualClock) -> None:
     limiter = AdaptiveLimiter(start_rate=1000, jitter=0)
     sent = await send(limiter, 1)
     limiter.observe({}, 429, sent_at=sent[0])
-    assert limiter.rate < 1000
     assert not limiter.try_acquire()
+    await clock.run(1)
+    (at,) = await send(limiter, 1)
+    limiter.observe({}, 200, sent_at=at)
+    assert limiter.rate <= 500
 
 
 async def test_a_refusal_from_before_the_pause_that_is_over_changes_nothing(clock: ManualClock) -> None:

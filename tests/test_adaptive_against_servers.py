@@ -62,6 +62,14 @@ def test_slow_answers_cost_little_of_a_quota_that_is_spent_greedily(dialect: str
     assert most_refused(server, 5) <= 1
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_is_spent_evenly_has_arrived_when_the_window_ends(dialect: str) -> None:
+    server = MeteredServer(FixedWindow(250, 5), DIALECTS[dialect])
+    run(AdaptiveLimiter(spend="even"), server, latency=(0.2, 0.6))
+    assert share(server, 1000) >= 0.98
+    assert most_refused(server, 5) <= 1
+
+
 @pytest.mark.parametrize("spend", SPENDS)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_after_an_outage_the_first_second_is_at_most_the_permitted_rate(dialect: str, spend: Spend) -> None:

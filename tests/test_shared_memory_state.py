@@ -442,7 +442,7 @@ class Every(StateAlgorithm):
 def test_any_algorithm_takes_its_steps_without_a_lock(path: Path) -> None:
     with SharedMemoryStateBucket([Rate(5, HOUR)], path=path, algorithm=Every()) as bucket:
         assert [put(bucket, weight) for weight in (3, 3, 2, 1)] == [True, False, True, False]
-        assert bucket._state() == (2.5,)
+        assert bucket._numbers() == (2.5,)
         assert bucket.failing_rate is bucket.rates[0]
         assert bucket.waiting(RateItem("x", bucket.now(), 1)) in (6, 7)
         assert bucket.wait_time() == 0.007
@@ -493,7 +493,7 @@ for bucket, tries in ((shared, tries), (store, tries // 20)):
     if 0 in children:
         os._exit(0)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-    state = bucket._state() if bucket is shared else bucket.store.read(GCRA(), rates)
+    state = bucket._numbers() if bucket is shared else bucket.store.read(GCRA(), rates)
     taken = tries * (1 + len(children))
     assert state == (10**9 + taken * 1000, 10**9 + taken * 2000), (state, taken)
 """
@@ -508,4 +508,4 @@ def test_threads_lose_no_step(path: Path) -> None:
             worker.start()
         for worker in workers:
             worker.join()
-        assert bucket._state() == (10**9 + 2000 * 1000,)
+        assert bucket._numbers() == (10**9 + 2000 * 1000,)

@@ -49,6 +49,10 @@ cdef class SharedRecord(Shared):
                 self.bursts, table = table, self.bursts
                 self.emissions, self.arrivals = self.bursts + count, self.bursts + 2 * count
                 self.count = count
+                if self.log.rates == NULL:  # of the log that all lines have, only the statements are used
+                    self.log.rates = <window_rate*>PyMem_RawMalloc(STATED * sizeof(window_rate))
+                    if self.log.rates == NULL:
+                        raise MemoryError
                 self.rates_ = rates
                 self.failing = self.last_wait = None
         finally:
@@ -78,6 +82,7 @@ cdef class SharedRecord(Shared):
         cdef Py_ssize_t i
         cdef bint known
         self.read()
+        window_advance(&self.log, now)
         self.asked = now // MICROSECOND
         known = self.record.count == self.count
         for i in range(self.count):
@@ -86,12 +91,13 @@ cdef class SharedRecord(Shared):
 
     cdef int64_t due_as_seen(self, int64_t weight) noexcept:
         cdef int64_t due = INT64_MIN
+        cdef int64_t stated = window_stated_due(&self.log, weight) if self.log.rows else INT64_MIN
         cdef Py_ssize_t i
         for i in range(self.count):
             if weight > self.bursts[i]:
                 return NEVER
             due = max(due, self.arrivals[i] - (self.bursts[i] - weight) * self.emissions[i])
-        return max(due, -MOST // MICROSECOND) * MICROSECOND
+        return max(max(due, -MOST // MICROSECOND) * MICROSECOND, stated)
 
     cdef int64_t due(self, int64_t weight, int64_t now) noexcept:
         try:
@@ -105,7 +111,10 @@ cdef class SharedRecord(Shared):
         cdef Py_ssize_t i
         for i in range(self.count):
             numbers[i] = max(self.arrivals[i], self.asked) + weight * self.emissions[i]
-        return self.replace(numbers, self.count)
+        if not self.replace(numbers, self.count):
+            return False
+        window_count_stated(&self.log, weight)
+        return True
 
     cdef int64_t charge(self, int64_t weight, str name, int64_t now) except? -1:
         return self.asked * MICROSECOND
@@ -147,7 +156,7 @@ cdef class SharedRecord(Shared):
         """Play the line through: each waiter's permits are taken at the instant when they fit."""
         cdef void* place = self.first
         cdef int64_t due, units
-        cdef int64_t instant
+        cdef int64_t instant, taken = 0
         cdef Py_ssize_t i
         self.look(now)
         instant = now
@@ -158,7 +167,10 @@ cdef class SharedRecord(Shared):
                 instant = max(instant, due)
                 for i in range(self.count):
                     self.arrivals[i] = max(self.arrivals[i], instant // MICROSECOND) + units * self.emissions[i]
+                window_count_stated(&self.log, units)
+                taken += units
             if place == NULL or place == <void*>last:
+                window_count_stated(&self.log, -taken)
                 return NEVER if due == NEVER else instant
             place = (<Waiter>place).later
 
@@ -168,7 +180,8 @@ cdef class SharedRecord(Shared):
         for i in range(self.count):
             if weight > self.bursts[i] or self.arrivals[i] - (self.bursts[i] - weight) * self.emissions[i] > self.asked:
                 self.failing = self.rates_[i]
-                break
+                return 0
+        self.failing = self.rates_[-1] if self.rates_ else None  # a statement
         return 0
 
     def _rate_due(self, int64_t weight, rate, int64_t now):
@@ -176,6 +189,45 @@ cdef class SharedRecord(Shared):
         with cython.critical_section(self):
             self.look(now)
             return self.due_as_seen(weight)
+
+    def _room(self, instant):
+        """Units that each rate has left at an instant; None is now, by the monotonic clock."""
+        cdef Py_ssize_t i
+        cdef int64_t left
+        with cython.critical_section(self):
+            self.look(clock_ns() if instant is None else <int64_t>instant)
+            left = window_stated_left(&self.log)
+            return [max(min(self.room_of(i), left), 0) for i in range(self.count)]
+
+    cdef int64_t room_of(self, Py_ssize_t i) noexcept:
+        """Units that a rate has left, as seen last."""
+        cdef int64_t owed = max(self.arrivals[i] - self.asked, 0)
+        return self.bursts[i] - (owed + self.emissions[i] - 1) // self.emissions[i]
+
+    cdef bint see(self, int64_t now) except -1:
+        self.look(now)
+        return True
+
+    def _spend(self, str name, int64_t left):
+        """Take as much as if all but `left` units of what there is room for had been admitted."""
+        cdef int64_t now, weight
+        cdef Py_ssize_t i
+        with cython.critical_section(self):
+            self.renew()
+            while True:
+                now = self.now()
+                self.look(now)
+                weight = NEVER
+                for i in range(self.count):
+                    weight = min(weight, self.room_of(i))
+                weight -= left
+                if weight <= 0:
+                    return
+                if self.claim(weight, now):
+                    break
+            window_count_stated(&self.log, -weight)  # they are of what was really admitted
+            if self.waiting:
+                self.plan(now)
 
     def _leak(self, int64_t instant):
         """Nothing: a state has nothing to forget."""

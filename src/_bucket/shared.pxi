@@ -113,6 +113,7 @@ cdef class SharedWindow(Shared):
     cdef shared_t shared
     cdef long forks               # `generation` when it last began anew
     cdef int64_t claimed          # the instant that what was claimed last carries
+    cdef int64_t counted          # the statements have counted the entries before that number
 
     cdef int attached(self) except -1:
         cdef int64_t shift = 0
@@ -121,6 +122,7 @@ cdef class SharedWindow(Shared):
         self.shared.shift, self.shared.room = shift, <int64_t>1 << shift
         self.shared.words = self.words
         self.shared.looked, self.shared.stale = INT64_MIN, True
+        self.counted = 0
         return 0
 
     cdef inline int64_t span(self) noexcept:
@@ -160,6 +162,8 @@ cdef class SharedWindow(Shared):
                     break
                 if step > 0:
                     self.note(time, weight)
+                    if self.log.rows > self.log.count:
+                        self.count_for_statements(weight)
         except BaseException:
             self.shared.stale = True
             raise
@@ -167,6 +171,18 @@ cdef class SharedWindow(Shared):
         window_advance(&self.log, self.shared.looked)
         self.expire()
         return 0
+
+    cdef int count_for_statements(self, int64_t weight) except -1:
+        """See that they count the entry that was noted last once, however often it is read."""
+        if self.shared.next <= self.counted:
+            window_count_stated(&self.log, -weight)
+        self.counted = max(self.counted, self.shared.next)
+        return 0
+
+    cdef bint see(self, int64_t now) except -1:
+        self.look(now)
+        self.counted = self.shared.next
+        return self.slot_due() == 0
 
     cdef int64_t due_as_seen(self, int64_t weight) noexcept:
         return max(window_due(&self.log, weight), self.slot_due())
@@ -190,6 +206,8 @@ cdef class SharedWindow(Shared):
         self.claimed = self.shared.last
         try:
             self.note(self.claimed, weight)
+            if self.log.rows > self.log.count:
+                self.counted = self.shared.next
         except BaseException:
             self.shared.stale = True
             raise

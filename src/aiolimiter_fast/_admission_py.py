@@ -39,7 +39,11 @@ class Admission(Watched):
         self._window = window
         with deciding:
             if window._clock_ns != clock:
+                stated = window._log.rows[len(window._log.rates) :]
+                before = window._now() if stated else 0
                 window._clock_ns = clock
+                for row in stated:
+                    row.until += window._now() - before
                 window._log.latest = -NEVER  # of the other clock
                 window._replan()
 

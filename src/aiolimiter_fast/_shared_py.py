@@ -129,16 +129,20 @@ class Shared(Window):
 class SharedWindow(Shared):
     """A window log in a file; see the extension's class of the same name."""
 
-    __slots__ = ("_floor", "_forks", "_last", "_looked", "_next", "_old", "_refunds", "_slots", "_stale")
+    __slots__ = (
+        "_counted", "_floor", "_forks", "_last", "_looked", "_next", "_old", "_refunds", "_slots", "_stale",
+    )  # fmt: skip
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
-        self._floor = self._forks = self._next = self._refunds = self._slots = 0
+        self._counted = self._floor = self._forks = self._next = self._refunds = self._slots = 0
         self._last = self._looked = LEAST
         self._stale = True
         self._old = (0, 0)
         return self
 
+    # The statements have counted the entries before that number.
+    _counted: int
     _floor: int
     _forks: int
     _last: int
@@ -153,6 +157,7 @@ class SharedWindow(Shared):
         super()._attach(file)
         self._slots = file.layout.slots
         self._looked, self._stale = LEAST, True
+        self._counted = 0
 
     # The log; the caller holds the lock.
 
@@ -216,6 +221,9 @@ class SharedWindow(Shared):
             self._last = time
             if weight:
                 self._record(time, weight)
+                if self._next <= self._counted:  # however often it is read, they count it once
+                    self._log.count_stated(-weight)
+            self._counted = max(self._counted, self._next)
         self._looked = max(now, self._last, self._looked)
         self._log.advance(self._looked)
         self._log.forget(self._log.rates[-1].tail)
@@ -238,6 +246,10 @@ class SharedWindow(Shared):
                     self._stale = True
                     raise
 
+    def _be_at(self, now: int) -> bool:
+        self._see(now)
+        return self._slot_due() == 0
+
     def _due_as_seen(self, weight: int) -> int:
         return max(self._log.due(weight), self._slot_due())
 
@@ -258,6 +270,7 @@ class SharedWindow(Shared):
         self._next += 1
         self._last = now
         self._record(now, weight)
+        self._counted = self._next
         return True
 
     def _enter(self, weight: int, name: str, now: int, waits: bool) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Line, Waiter
+from aiolimiter_fast._loop_py import clock_ns
 from aiolimiter_fast._shared_py import Shared
 from aiolimiter_fast.errors import SharedMemoryError
 
@@ -93,6 +94,7 @@ class SharedRecord(Shared):
     def _see(self, now: int) -> None:
         """See the state. Raises ValueError if there is no file, or none that makes sense."""
         words = self._record()
+        self._log.advance(now)  # of the log that all lines have, only the statements are used
         self._asked = now // MICROSECOND
         known = len(words) == len(self._bursts)
         self._arrivals = [WORD.unpack(word)[0] for word in words] if known else [0] * len(self._bursts)
@@ -102,7 +104,7 @@ class SharedRecord(Shared):
             return NEVER
         rates = zip(self._arrivals, self._bursts, self._emissions, strict=True)
         due = max((arrival - (burst - weight) * emission for arrival, burst, emission in rates), default=-NEVER)
-        return due * MICROSECOND
+        return max(due * MICROSECOND, self._log.stated_due(weight))
 
     def _after(self, weight: int, instant: int) -> list[int]:
         """The state when `weight` has been taken at that microsecond."""
@@ -110,7 +112,10 @@ class SharedRecord(Shared):
         return [max(arrival, instant) + weight * emission for arrival, emission in rates]
 
     def _claim(self, weight: int, now: int) -> bool:
-        return self._swap([*map(WORD.pack, self._after(weight, self._asked))])
+        if not self._swap([*map(WORD.pack, self._after(weight, self._asked))]):
+            return False
+        self._log.count_stated(weight)
+        return True
 
     def _charge(self, weight: int, name: str, now: int) -> int:
         return self._asked * MICROSECOND
@@ -138,15 +143,18 @@ class SharedRecord(Shared):
     def _foresee(self, last: Waiter | None, weight: int, now: int) -> int:
         """Play the line through: each waiter's permits are taken at the instant when they fit."""
         self._see(now)
-        instant, due = now, NEVER
+        instant, due, taken = now, NEVER, 0
         for waiter in [*self._line, None]:
             units = weight if waiter is None else waiter.weight
             due = self._due_as_seen(units)
             if due != NEVER:  # others go without it
                 instant = max(instant, due)
                 self._arrivals = self._after(units, instant // MICROSECOND)
+                self._log.count_stated(units)
+                taken += units
             if waiter is last:
                 break
+        self._log.count_stated(-taken)
         return NEVER if due == NEVER else instant
 
     def _failing(self, weight: int) -> Any:
@@ -155,7 +163,37 @@ class SharedRecord(Shared):
         ):
             if weight > burst or arrival - (burst - weight) * emission > self._asked:
                 return rate
-        return None
+        return self._objects[-1] if self._log.failing(weight) >= 0 else None  # a statement
+
+    def _room(self, instant: int | None) -> list[int]:
+        with deciding:
+            self._see(clock_ns() if instant is None else instant)
+            left = self._log.stated_left()
+            return [max(min(room, left), 0) for room in self._rooms()]
+
+    def _rooms(self) -> list[int]:
+        """Units that each rate has left, as seen last."""
+        rates = zip(self._arrivals, self._bursts, self._emissions, strict=True)
+        return [burst + -max(arrival - self._asked, 0) // emission for arrival, burst, emission in rates]
+
+    def _be_at(self, now: int) -> bool:
+        self._see(now)
+        return True
+
+    def _spend(self, name: str, left: int) -> None:
+        with deciding:
+            self._renew()
+            while True:
+                now = self._now()
+                self._see(now)
+                weight = min(self._rooms()) - left
+                if weight <= 0:
+                    return
+                if self._claim(weight, now):
+                    break
+            self._log.count_stated(-weight)  # they are of what was really admitted
+            if self._line:
+                self._plan(now)
 
     def _leak(self, instant: int) -> int:
         return 0

@@ -16,6 +16,13 @@ UNSAID = 20
 ROUNDING = 1.05
 # Where parts of the quota came back so often in a row, it comes back all the time.
 RETURNS = 3
+# Seconds over which it is measured how much comes back, at least.
+MEASURED = 0.25
+# Shares of the limit: of a new window so much is left at least; if it is less than half, then none has begun.
+FULL = 0.8
+HALF = 0.5
+# The share of it that is kept in hand where it comes back all the time.
+RESERVE = 0.02
 # Instants that are nearer are the same one.
 SAME = 1e-9
 
@@ -42,6 +49,10 @@ class Quota:
         "_base_at",
         "_max_pause",
         "_others",
+        "_refill",
+        "_refill_answered",
+        "_refill_at",
+        "_refill_base",
         "_returns",
         "is_periodic",
         "left",
@@ -69,6 +80,10 @@ class Quota:
         # What others take of it: what was left at some moment, and how many of our own were answered since.
         self._base = self._answered = self._others = 0.0
         self._base_at = -inf
+        # What comes back of it per second, where it comes back all the time; measured from a base, too.
+        self._refill = 0.0
+        self._refill_base = self._refill_answered = 0.0
+        self._refill_at = -inf
 
     def observe(self, seen: Observation, sent: float, now: float, amount: float, flying: float) -> None:
         """Take in what the response to a request for `amount`, sent at `sent`, said; `flying` are in flight still."""
@@ -83,9 +98,12 @@ class Quota:
             return
         self.seen, self.unsaid = now, 0
         self._answered += amount
+        self._refill_answered += amount
+        if amount > 0 and self._is_over(sent) and self.limit is not None and remaining < HALF * self.limit:
+            self._returns = max(self._returns, 1)  # a window has ended, and none begun
         is_newer = sent >= self.said
         if self.left is not None and not is_newer:
-            if remaining < self.left:
+            if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
                 self._see_reset(seen, sent, now, False, False)
             return
@@ -96,9 +114,32 @@ class Quota:
             self._others += (others - self._others) * 0.3
         rose = self.left is None or remaining > self.left
         if self.left is not None and self.limit is not None and remaining > self.left - amount:
-            self._returns = self._returns + 1 if remaining < 0.8 * self.limit else 0
+            self._returns = self._returns + 1 if remaining < FULL * self.limit else 0
+        elif amount == 0:
+            self._returns = 0  # refused, though more was expected to be there
         self.left, self.said = remaining, now
+        self._see_refill(remaining, now)
         self._see_reset(seen, sent, now, True, rose)
+
+    def _is_of_the_window_before(self, seen: Observation, now: float) -> bool:
+        """Whether a late response speaks of a window that ended before the present one began."""
+        if seen.reset_after is None or self.reset is None or not self.window:
+            return False
+        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
+        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if is_rounded else 0.0)
+
+    def _is_over(self, sent: float) -> bool:
+        return self.reset is not None and sent >= self.reset
+
+    def _see_refill(self, remaining: float, now: float) -> None:
+        """Measure what comes back: what is left now, with what was taken since it was measured last."""
+        elapsed = now - self._refill_at
+        if elapsed < MEASURED:
+            return
+        if elapsed < inf:
+            came = max(remaining - self._refill_base + self._refill_answered, 0.0) / elapsed
+            self._refill += (came - self._refill) * 0.5
+        self._refill_base, self._refill_at, self._refill_answered = remaining, now, 0.0
 
     def _see_reset(self, seen: Observation, sent: float, now: float, is_newer: bool, rose: bool) -> None:
         if seen.reset_after is None:
@@ -109,7 +150,7 @@ class Quota:
         is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
         if seen.window is None and (self.window is None or seen.reset_after > self.window):
             self.window = max(seen.reset_after, 1e-3)
-        is_new_window = rose and self.limit is not None and self.left is not None and self.left >= 0.8 * self.limit
+        is_new_window = rose and self.limit is not None and self.left is not None and self.left >= FULL * self.limit
         if self.reset is not None and self.reset > now and not is_new_window:
             # The same window, told in whole seconds: each answer bounds its end from above.
             if is_rounded and abs(reset - self.reset) <= ROUNDING:
@@ -163,17 +204,37 @@ class Quota:
             return 0.0
         need = amount if self.limit is None else min(amount, self.limit)
         spare = self.left - flying
+        if even and last > -inf and self._returns >= 1 and self.limit is not None:
+            return self._wait_for_returns(amount, need, self.limit, now, flying, latency, last)
         if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
-            if not even or last == -inf:
+            if not even or last == -inf or self.reset is None or self.reset <= now:
                 return 0.0
-            if self._returns >= RETURNS and self.limit is not None and self.rate is not None:
-                # `reset` is always near there, and says little. Keep a little in hand.
-                gap = amount / self.rate / min(max(0.97 + 3 * spare / self.limit, 0.7), 1.5)
-            elif self.reset is None or self.reset <= now:
-                return 0.0
-            else:
-                gap = amount * (self.reset - last) / (spare + amount)
+            # What is sent last has to arrive before the window ends, and of its end we were told half a trip late.
+            gap = amount * max(self.reset - latency - last, 0.0) / (spare + amount)
             return max(last + min(gap, self._max_pause) - now, 0.0)
         if now < self.more_at() - SAME:
             return inf if flying and spare + flying >= need else self.more_at() - now
         return inf if since_reset else 0.0
+
+    def _wait_for_returns(
+        self, amount: float, need: float, limit: float, now: float, flying: float, latency: float, last: float
+    ) -> float:
+        """Seconds, where quota comes back all the time: then `reset` is always near, and says little.
+
+        As much goes as comes back, and with it, over about a window, what is left beyond a reserve. How long a window
+        is, is seen in a sliding one: what was taken in it, divided by what comes back.
+        """
+        spare = self.left - flying if self.left is not None else 0.0
+        reserve = min(max(1.0, RESERVE * limit), 0.3 * limit)
+        window = self.window or 1.0
+        if self._returns >= RETURNS and self._refill > 0:
+            whole = min((limit - spare) / self._refill, window)
+            rate = self._refill + (spare - reserve) / max(whole / 3, min(whole, 2.0), 4 * latency)
+            rate = max(rate, 0.05 * limit / window)
+        else:
+            rate = 0.95 * limit / window
+        if spare >= need:
+            return max(last + min(amount / rate, self._max_pause) - now, 0.0)
+        if flying:
+            return inf
+        return max(min(self.more_at(), self.said + (need + reserve - spare) / rate) - now, 0.0)

@@ -297,10 +297,10 @@ class SharedMemoryStateBucket(_InFile, engine.SharedRecord):
     def _replay(self, now: int, weight: int) -> Decision:
         """What would be decided; nothing is taken."""
         algorithm: Any = self._algorithm
-        decision: Decision = algorithm.step(self._rates, self._state(), now, weight)[1]
+        decision: Decision = algorithm.step(self._rates, self._numbers(), now, weight)[1]
         return decision
 
-    def _state(self) -> State:
+    def _numbers(self) -> State:
         algorithm: Any = self._algorithm
         return state_of(self._read()[1], algorithm, self._rates)
 
@@ -309,15 +309,17 @@ class SharedMemoryStateBucket(_InFile, engine.SharedRecord):
     def count(self) -> int:
         """Permits owed now, by the rate that owes most."""
         algorithm: Any = self._algorithm
-        return int(algorithm.consumed(self._rates, self._state(), self._milliseconds()))
+        return int(algorithm.consumed(self._rates, self._numbers(), self._milliseconds()))
 
     def remaining(self) -> list[int]:
         """Permits left now, per rate in order of interval."""
+        if self._engine_decides():
+            return list(self._room(self._instant()))
         algorithm: Any = self._algorithm
         now = self._milliseconds()
         return [
             max(rate.burst - int(algorithm.consumed([rate], (number,), now)), 0)
-            for rate, number in zip(self._rates, self._state(), strict=True)
+            for rate, number in zip(self._rates, self._numbers(), strict=True)
         ]
 
     def wait_time(self, weight: int = 1) -> float:
