@@ -6,11 +6,11 @@ PY := $(VENV)/bin/python
 SOURCES := src/_bucket.pyx $(wildcard src/_bucket/*.pxi) $(wildcard src/aiolimiter_fast/*.pxd src/aiolimiter_fast/_core/*.pxd)
 ENGINE_IS = $(PY) -c "from aiolimiter_fast._engine import ENGINE; assert ENGINE == '$(1)', ENGINE"
 
-.PHONY: help demo test bench bench-backends conformance lint wheels clean
+.PHONY: help demo test bench bench-backends bench-http conformance lint wheels clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo | test | bench | bench-backends | conformance | lint | wheels | clean    (PYTHON=$(PYTHON), 3.10 or newer)"
+	@echo "make demo | test | bench | bench-backends | bench-http | conformance | lint | wheels | clean    (PYTHON=$(PYTHON), 3.10 or newer)"
 
 $(PY):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=...')"
@@ -44,6 +44,9 @@ bench: $(VENV)/.built $(VENV)/.group-bench
 bench-backends: $(VENV)/.built $(VENV)/.group-bench
 	$(PY) benchmarks/backends.py
 	$(PY) benchmarks/backends_sql.py
+
+bench-http: $(VENV)/.built $(VENV)/.group-bench $(VENV)/.group-demo
+	$(PY) benchmarks/metered.py --plot docs
 
 conformance: $(VENV)/.built $(VENV)/.group-conformance
 	$(PY) scripts/conformance.py

@@ -1,14 +1,23 @@
 """What does a decision cost at a backend, and what does a fleet get from it?
 
 The limit for Redis is a bare EVALSHA of a script that returns 1, by the same client on the same server. Each ratio is
-taken within one round, the limit right before it. The server is the one of the tests: REDIS_URL, or one from PATH or
-from the test group's wheel.
+taken within one round, the limit right before it. How many times faster we are is taken within one round, too: both
+libraries have the same client and server, and each a key that it fills as the other does. Decisions are those with room
+for all, those of rates that are in use, whose windows move on while the calls are made, and denials.
+
+Four processes demand for ten seconds, and every 100 ms one of them is killed and another begins: how many units were
+surely admitted beyond a limit within one of its windows, by what the processes noted and by the server's log; and how
+long it took the survivors to decide again.
+
+The server is the one of the tests: REDIS_URL, or one from PATH or from the test group's wheel.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -34,9 +43,11 @@ from aiolimiter_fast import GCRA, Rate, RateItem, RedisBucket, RedisStateStore, 
 
 PEERS = ("pyrate-limiter",)
 MANY = 10**9
+HOUR = 3_600_000
 ONE = ((MANY, 1000),)
 THREE = ((MANY, 1000), (2 * MANY, 5000), (3 * MANY, 60_000))
-HOUR = 3_600_000
+IN_USE = ((60, 1), (5000, 100), (40_000, 1000))
+FULL = ((500, HOUR), (1000, 3 * HOUR), (1500, 5 * HOUR))
 
 
 @contextmanager
@@ -101,27 +112,25 @@ def cost_rows(url: str, is_async: bool, loop_name: str, quick: bool) -> list[Row
     how = "async" if is_async else "sync"
     bare = partial(measure, partial(client.evalsha, bare_hash, 1, key()), n)
     answers = []
-    for what, rates in (("one rate", ONE), ("three rates", THREE)):
-        cases = {
-            OURS: partial(measure, putting(ours(rates, client), RateItem), n),
-            "pyrate-limiter": partial(measure, putting(theirs(rates, client, put_hash), pyrate_limiter.RateItem), n),
-        }
-        figures, limit = ratios(bare, cases, rounds)
-        answers.append(
-            Row(f"Redis put, {what}, {how} / EVALSHA", loop_name, figures, 1.3, limit=limit, unit="us", peers=PEERS)
-        )
-        speed = [other / own for own, other in zip(*(figures[name].values for name in cases), strict=True)]
-        answers.append(
-            Row(f"  times faster, {what}, {how}", loop_name, {OURS: Samples(speed)}, 2.0, at_least=True, peers=PEERS)
-        )
-    states = {
-        OURS: partial(measure, putting(our_state(THREE, client), RateItem), n),
-        "pyrate-limiter": partial(measure, putting(their_state(THREE, client), pyrate_limiter.RateItem), n),
-    }
-    figures, limit = ratios(bare, states, rounds)
-    answers.append(
-        Row(f"Redis GCRA, three rates, {how} / EVALSHA", loop_name, figures, 1.3, limit=limit, unit="us", peers=PEERS)
-    )
+
+    def compare(what: str, our: Any, their: Any, fill: int = 0) -> None:
+        calls = {OURS: putting(our, RateItem), "pyrate-limiter": putting(their, pyrate_limiter.RateItem)}
+        if fill:
+            for call in calls.values():
+                measure(call, fill)
+        figures, limit = ratios(bare, {name: partial(measure, call, n) for name, call in calls.items()}, rounds)
+        about = f"Redis {what}, {how} / EVALSHA"
+        answers.append(Row(about, loop_name, figures, 1.3, limit=limit, unit="us", peers=PEERS))
+        pairs = zip(*(figures[name].values for name in calls), strict=True)
+        speed = Samples([other / own for own, other in pairs])
+        answers.append(Row(f"  times faster, {what}, {how}", loop_name, {OURS: speed}, 2.0, at_least=True, peers=PEERS))
+
+    for what, rates, fill in (
+        ("put, one rate", ONE, 0), ("put, three rates", THREE, 0), ("put, three in use", IN_USE, 500),
+        ("put, denied", FULL, 600),
+    ):  # fmt: skip
+        compare(what, ours(rates, client), theirs(rates, client, put_hash), fill)
+    compare("GCRA, three rates", our_state(THREE, client), their_state(THREE, client))
     if is_async:
         loop.run_until_complete(client.aclose())
     plain.close()
@@ -196,6 +205,29 @@ def false_denials(url: str) -> float:
     return float(100 * (4 * calls - admitted) / (4 * calls))
 
 
+def kills(url: str, number: int) -> dict[str, Any]:
+    """What four processes saw of which so many were killed, one every 100 ms."""
+    script = Path(__file__).parents[1] / "tests" / "redis_kills.py"
+    command = [sys.executable, str(script), url, str(number), "0.1"]
+    seen: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return seen
+
+
+def kill_rows(url: str, loop_name: str, quick: bool) -> list[Row]:
+    seen = kills(url, 25 if quick else 100)
+    what = f"{seen['kills']} kills in {seen['seconds']:.0f} s"
+
+    def row(about: str, figure: float, bar: float | None = None, at_least: bool = False) -> Row:
+        return Row(about, loop_name, {OURS: Samples([figure])}, bar, at_least=at_least, peers=PEERS)
+
+    return [
+        row(f"units over the limit, {what}", max(seen["excess"]), 0.0),
+        row("  the same by the server's log", max(seen["excess_in_log"]), 0.0),
+        row("  share of the limit that was delivered", seen["delivered"]),
+        row("  s until the survivors went on, at worst", seen["longest_wait"]),
+    ]
+
+
 def fleet_rows(url: str, loop_name: str, quick: bool) -> list[Row]:
     rounds = 1 if quick else 5
     at_once = {
@@ -226,6 +258,7 @@ def redis_rows(loop_name: str, quick: bool) -> list[Row]:
             *cost_rows(url, True, loop_name, quick),
             *cost_rows(url, False, loop_name, quick),
             *fleet_rows(url, loop_name, quick),
+            *kill_rows(url, loop_name, quick),
         ]
 
 

@@ -5,6 +5,9 @@ synchronous=NORMAL); pyrate-limiter's bucket is given such a file too. For Postg
 `UPDATE ... RETURNING` on the same pool, as `with pool.connection()` runs it, and once more in autocommit mode, which is
 what our bucket uses. Each ratio is taken within one round, the limit right before it. Every call is admitted. The
 server is that of the tests: POSTGRES_DSN, or one from PATH or from the test group's wheel.
+
+The last rows are of fleets: four processes that have room and are denied, 20 tasks over a slow link, and four processes
+that demand permits for 10 seconds while one of them is killed every 100 ms, of which `tests/fleets.py` tells more.
 """
 
 from __future__ import annotations
@@ -25,19 +28,28 @@ from typing import Any
 
 import pyrate_limiter
 from _measure import OURS, Row, Samples, interleave, main, new_loop, ratios
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+import aiolimiter_fast
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from servers import PostgresServer
+from fleets import Fleet, Limits, longest_silence, most, postgres_bucket, sqlite_bucket
+from servers import PostgresServer, Proxy
 
 from aiolimiter_fast import PostgresBucket, Rate, RateItem, SQLiteBucket
 
 THEIRS = "pyrate-limiter"
 PEERS = (THEIRS,)
+PACKAGES: dict[str, Any] = {OURS: aiolimiter_fast, THEIRS: pyrate_limiter}
 MANY = 10**6
 ONE = ((MANY, 1000),)
 THREE = ((MANY, 1000), (2 * MANY, 5000), (3 * MANY, 60_000))
+HOUR = 3_600_000
+# Limits that four processes reach again and again.
+SQLITE_FLEET = ((500, 100), (20_000, 10_000))
+POSTGRES_FLEET = ((50, 100), (3000, 10_000))
 UPDATE = "UPDATE bare SET n = n + 1 WHERE id = 1"
 
 
@@ -101,7 +113,7 @@ def their_sqlite(rates: Any, path: str) -> Any:
 def sqlite_rows(loop_name: str, quick: bool) -> list[Row]:
     if loop_name != "asyncio":
         return []
-    rounds, n = (15, 50) if quick else (100, 100)
+    rounds, n = (60, 25) if quick else (400, 25)
     answers = []
     with tempfile.TemporaryDirectory() as folder, closing(connected(f"{folder}/bare.sqlite")) as conn:
         bare = partial(timed, bare_transaction(conn), n)
@@ -128,7 +140,23 @@ def sqlite_rows(loop_name: str, quick: bool) -> list[Row]:
             answers.append(faster(what, "-", figures))
             ours.close()
             theirs.close()
+        denials = {name: partial(false_denials, name, "sqlite", f"{folder}/{name}") for name in PACKAGES}
+        answers += fleet_rows("SQLite", denials, partial(sqlite_bucket, f"{folder}/fleet"), SQLITE_FLEET, quick)
+        answers += heavy_rows("SQLite", [heavy_sqlite(f"{folder}/heavy {number}") for number in range(5)])
     return answers
+
+
+def heavy_sqlite(path: str) -> tuple[float, float]:
+    """Bytes that a call of a million permits adds to the file, and milliseconds that it takes."""
+    calls = 1000
+    with (
+        SQLiteBucket.init_from_file([Rate(calls * MANY, HOUR)], "limits", path) as bucket,
+        closing(connected(path)) as c,
+    ):
+        before = c.execute("PRAGMA page_count").fetchone()[0]
+        milliseconds = timed(lambda: bucket.put(RateItem("x", bucket.now(), MANY)), calls) / 1000
+        pages = c.execute("PRAGMA page_count").fetchone()[0] - before
+        return pages * c.execute("PRAGMA page_size").fetchone()[0] / calls, milliseconds
 
 
 # PostgreSQL
@@ -204,23 +232,73 @@ def async_row(dsn: str, loop_name: str, rounds: int, n: int) -> Row:
     return Row(what, loop_name, figures, 1.4, limit=limit, unit="us", peers=PEERS)
 
 
+def together(dsn: str, loop_name: str, name: str) -> float:
+    """Seconds for 20 decisions at once over a link with a round trip of 100 ms, its connections made before."""
+    loop = new_loop(loop_name)
+    with Proxy(int(conninfo_to_dict(dsn)["port"] or 5432)) as link:
+        through = make_conninfo(dsn, port=link.port)
+
+        async def run() -> float:
+            library: Any = PACKAGES[name]
+            pool: Any = (AsyncConnectionPool if name == OURS else ConnectionPool)(through, min_size=20, open=False)
+            opened = pool.open(wait=True)
+            if name == OURS:
+                await opened
+            limiter = library.Limiter(library.PostgresBucket(pool, table(), [library.Rate(MANY, 1000)]))
+            await limiter.try_acquire_async("x")
+            link.delay = 0.05
+            start = perf_counter()
+            await asyncio.gather(*(limiter.try_acquire_async("x") for _ in range(20)))
+            seconds = perf_counter() - start
+            link.delay = 0
+            closed = pool.close()
+            if name == OURS:
+                await closed
+            return seconds
+
+        seconds = loop.run_until_complete(run())
+        loop.close()
+        return seconds
+
+
+def heavy_postgres(pool: Any, calls: int = 5) -> list[tuple[float, float]]:
+    """Bytes of the row for a call of a million permits, and milliseconds that it takes the server, of some calls."""
+    bucket = PostgresBucket(pool, table(), [Rate((calls + 1) * MANY, HOUR)])
+    assert bucket.put(RateItem("x", bucket.now(), MANY))
+    statements: Any = bucket._statements
+    answers = []
+    for _ in range(calls):
+        with pool.connection() as conn:
+            plan = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statements.put}", (MANY, "x")).fetchone()[0][0]
+            size = conn.execute(f"SELECT max(pg_column_size(t.*)) FROM {bucket._full_tbl} t").fetchone()[0]
+        answers.append((size, plan["Planning Time"] + plan["Execution Time"]))
+    assert not bucket.put(RateItem("x", bucket.now()))
+    return answers
+
+
+# Fleets
+
+
 WORK = """
 import importlib, sys
-from psycopg_pool import ConnectionPool
-package, dsn, table = sys.argv[1:]
+package, kind, where, name = sys.argv[1:]
 library = importlib.import_module(package)
-with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
-    bucket = library.PostgresBucket(pool, table, [library.Rate(1_000_000, 3_600_000)])
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(sum(not bucket.put(library.RateItem("x", bucket.now())) for _ in range(300)), flush=True)
+rates = [library.Rate(1_000_000, 3_600_000)]
+if kind == "sqlite":
+    bucket = library.SQLiteBucket.init_from_file(rates, name, where, use_file_lock=package == "pyrate_limiter")
+else:
+    from psycopg_pool import ConnectionPool
+    bucket = library.PostgresBucket(ConnectionPool(where, min_size=1, max_size=1, open=True), name, rates)
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(not bucket.put(library.RateItem("x", bucket.now())) for _ in range(300)), flush=True)
+bucket.close()
 """
 
 
-def false_denials(package: str, dsn: str) -> float:
+def false_denials(name: str, kind: str, where: str) -> float:
     """The share of calls that are denied although there is room, of four processes at once."""
-    name = table()
-    command = [sys.executable, "-c", WORK, package, dsn, name]
+    command = [sys.executable, "-c", WORK, PACKAGES[name].__name__, kind, where, table()]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     workers = [subprocess.Popen(command, **pipes) for _ in range(4)]
     for worker in workers:
@@ -233,21 +311,59 @@ def false_denials(package: str, dsn: str) -> float:
     return sum(int(worker.communicate()[0]) for worker in workers) / 1200 * 100
 
 
+def killed(open_bucket: Callable[..., Any], limits: Limits, kills: int) -> tuple[float, float]:
+    """The fullest window in percent of its limit, and the longest silence of a process, while others are killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        with Fleet(partial(open_bucket, limits), Path(folder, "record")) as fleet:
+            fleet.run(kills)
+            fleet.go_on()
+        fullest = max(100 * most(fleet.calls, interval) / limit for limit, interval in limits)
+        return fullest, longest_silence(fleet.calls)
+
+
+def fleet_rows(engine: str, denials: Any, open_bucket: Callable[..., Any], limits: Limits, quick: bool) -> list[Row]:
+    denied = interleave(denials, 1 if quick else 3)
+    kills = 25 if quick else 100
+    fullest, silence = killed(open_bucket, limits, kills)
+    return [
+        Row(f"{engine} false denials, 4 processes, %", "-", denied, 0.0, worst=True, peers=PEERS),
+        Row(
+            f"{engine}, {kills} kills, fullest window, %",
+            "-",
+            {OURS: Samples([fullest])},
+            100.0,
+            worst=True,
+            peers=PEERS,
+        ),
+        Row("  longest silence of a process, s", "-", {OURS: Samples([silence])}, worst=True, peers=PEERS),
+    ]
+
+
+def heavy_rows(engine: str, answers: list[tuple[float, float]]) -> list[Row]:
+    sizes, times = (Samples(list(values)) for values in zip(*answers, strict=True))
+    return [
+        Row(f"{engine} bytes stored, weight 1,000,000", "-", {OURS: sizes}, 1024.0, worst=True, peers=PEERS),
+        Row(f"{engine} ms, weight 1,000,000", "-", {OURS: times}, 1.0, worst=True, peers=PEERS),
+    ]
+
+
 def postgres_rows(loop_name: str, quick: bool) -> list[Row]:
-    rounds, n = (10, 20) if quick else (60, 50)
+    rounds, n = (40, 10) if quick else (300, 10)
     with server() as dsn:
         with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool, pool.connection() as conn:
             conn.execute("CREATE TABLE IF NOT EXISTS bare (id int PRIMARY KEY, n bigint)")
             conn.execute("INSERT INTO bare VALUES (1, 0) ON CONFLICT DO NOTHING")
         answers = [async_row(dsn, loop_name, rounds, n)]
+        at_once = {name: partial(together, dsn, loop_name, name) for name in PACKAGES}
+        figures = interleave(at_once, 1 if quick else 5)
+        answers.append(Row("20 decisions at once, 100 ms round trip, s", loop_name, figures, 0.25, peers=PEERS))
         if loop_name == "asyncio":
-            denials = {
-                OURS: partial(false_denials, "aiolimiter_fast", dsn),
-                THEIRS: partial(false_denials, "pyrate_limiter", dsn),
-            }
             answers += sync_rows(dsn, rounds, n)
-            figures = interleave(denials, 1 if quick else 3)
-            answers.append(Row("PostgreSQL false denials, 4 processes, %", "-", figures, 0.0, worst=True, peers=PEERS))
+            denials = {name: partial(false_denials, name, "postgres", dsn) for name in PACKAGES}
+            fleet = partial(postgres_bucket, dsn, table())
+            answers += fleet_rows("PostgreSQL", denials, fleet, POSTGRES_FLEET, quick)
+            with ConnectionPool(dsn, min_size=1, max_size=1, open=True) as pool:
+                answers += heavy_rows("PostgreSQL", heavy_postgres(pool))
     return answers
 
 

@@ -4,7 +4,7 @@ A decision in one process is a ratio to one `time.monotonic()` call. The decisio
 `Limiter.try_acquire` with room for all, are a ratio to those of the reference library's MultiprocessBucket in the same
 run; with blocking=False the reference refuses whenever somebody holds its lock: the share refused. Then four processes
 demand without pause, one is killed about every 60 ms and another begins: the units admitted beyond the limit in the
-worst window, and the share of what the limit permits that was delivered.
+worst window, and the share of what the limit permits that was delivered. All for the log, and for the state with GCRA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from typing import Any
 import pyrate_limiter
 from _measure import OURS, Row, Samples, interleave, main, ratios
 
-from aiolimiter_fast import InMemoryBucket, Limiter, MultiprocessBucket, Rate, RateItem, SharedMemoryBucket
+from aiolimiter_fast import (
+    InMemoryBucket,
+    Limiter,
+    MultiprocessBucket,
+    Rate,
+    RateItem,
+    SharedMemoryBucket,
+    SharedMemoryStateBucket,
+)
+from aiolimiter_fast._shared_file import private_path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "isolated"))
 import shared_memory_kills
@@ -77,12 +86,16 @@ def acquires(bucket: Any) -> Callable[[], float]:
 def one_process(quick: bool) -> list[Row]:
     rounds = 100 if quick else 400
     rows = []
+    rate = Rate(20_000, 1)  # room for all, in a log of the size that logs have
+    even = [Rate(10**9, 1000), Rate(10**10, 60_000)]
     for what, measure in (("put", puts), ("try_acquire(blocking=False)", acquires)):
-        rate = Rate(20_000, 1)  # room for all, in a log of the size that logs have
         with tempfile.TemporaryDirectory() as name, SharedMemoryBucket([rate], path=Path(name) / "limit") as shared:
             measures = {OURS: measure(shared), IN_MEMORY: measure(InMemoryBucket([rate]))}
             figures, limit = ratios(partial(per_call, read_clock), measures, rounds)
         rows.append(Row(f"shared memory, {what}", "-", figures, 2.5, limit=limit, unit="ns", peers=PEERS))
+        with tempfile.TemporaryDirectory() as name, SharedMemoryStateBucket(even, path=Path(name) / "limit") as shared:
+            figures, limit = ratios(partial(per_call, read_clock), {OURS: measure(shared)}, rounds)
+        rows.append(Row(f"the same, GCRA of two rates, {what}", "-", figures, 2.5, limit=limit, unit="ns", peers=PEERS))
     return rows
 
 
@@ -125,6 +138,13 @@ def ours() -> Any:
     return MultiprocessBucket.init([Rate(100_000, 10)])
 
 
+def gcra() -> Any:
+    path = private_path()
+    bucket = SharedMemoryStateBucket([Rate(100_000_000, 1000)], path=path)
+    bucket.unlink()  # the processes are forked
+    return bucket
+
+
 def reference() -> Any:
     return pyrate_limiter.MultiprocessBucket.init([pyrate_limiter.Rate(100_000, 10)])
 
@@ -132,12 +152,11 @@ def reference() -> Any:
 def four_processes(quick: bool) -> list[Row]:
     seconds, rounds = (0.5, 2) if quick else (2.0, 5)
     theirs = pyrate_limiter.Limiter
-    figures, limit = ratios(
-        lambda: together(reference, theirs, True, seconds)[0],
-        {OURS: lambda: together(ours, Limiter, True, seconds)[0]},
-        rounds,
-    )
-    speed = Row("4 processes, decisions", "-", figures, 300, at_least=True, limit=limit, unit="/s", peers=PEERS)
+    rows = []
+    for what, bucket in (("4 processes, decisions", ours), ("the same, GCRA", gcra)):
+        measures = {OURS: partial(speed, bucket, Limiter, seconds)}
+        figures, limit = ratios(partial(speed, reference, theirs, seconds), measures, rounds)
+        rows.append(Row(what, "-", figures, 300, at_least=True, limit=limit, unit="/s", peers=PEERS))
     refused = interleave(
         {
             OURS: lambda: together(ours, Limiter, False, 0.05)[1],
@@ -145,21 +164,31 @@ def four_processes(quick: bool) -> list[Row]:
         },
         rounds,
     )
-    return [speed, Row("4 processes with room, share refused", "-", refused, 0, worst=True, peers=PEERS)]
+    rows.append(Row("4 processes with room, share refused", "-", refused, 0, worst=True, peers=PEERS))
+    refused = interleave({OURS: lambda: together(gcra, Limiter, False, 0.05)[1]}, rounds)
+    return [*rows, Row("the same, GCRA, share refused", "-", refused, 0, worst=True, peers=PEERS)]
+
+
+def speed(make: Callable[[], Any], kind: Any, seconds: float) -> float:
+    return together(make, kind, True, seconds)[0]
 
 
 def killed(quick: bool) -> list[Row]:
     seconds = 3.0 if quick else 10.0
-    with tempfile.TemporaryDirectory() as name:
-        admitted, kills, excess = shared_memory_kills.run(seconds, 1, Path(name), stops=False)
+    rows = []
     limit, interval = shared_memory_kills.RATES[-1]
-    # What the second limit permits: one limit's worth at once, and then one in each interval and a little.
-    share = admitted / (limit * (1 + seconds * 1000 // interval))
-    return [
-        Row("4 processes, one killed again and again, units over", "-", {OURS: Samples([max(excess)])}, 0,
-            worst=True, limit=Samples([kills]), unit="kills", peers=PEERS),
-        Row("the same, delivered share", "-", {OURS: Samples([share])}, peers=PEERS),
-    ]  # fmt: skip
+    # What the second limit permits: one limit's worth at once, and then one in each interval and a little; or evenly.
+    permits = {"log": limit * (1 + seconds * 1000 // interval), "state": limit * (1 + seconds * 1000 / interval)}
+    for kind in ("log", "state"):
+        with tempfile.TemporaryDirectory() as name:
+            admitted, kills, excess = shared_memory_kills.run(kind, seconds, 1, Path(name), stops=False)
+        share = admitted / permits[kind]
+        rows += [
+            Row(f"4 processes, one killed again and again, {kind}, units over", "-", {OURS: Samples([max(excess)])}, 0,
+                worst=True, limit=Samples([kills]), unit="kills", peers=PEERS),
+            Row(f"the same, {kind}, delivered share", "-", {OURS: Samples([share])}, peers=PEERS),
+        ]  # fmt: skip
+    return rows
 
 
 def rows(loop_name: str, quick: bool) -> list[Row]:

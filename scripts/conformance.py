@@ -16,17 +16,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from _suites import SUITES, Suite
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Loaded before the tests are imported. It ends the run unless the library under test is the one that was asked for,
-# and unless every test of the suite has passed: an empty or skipped run is not a success.
+# Loaded before the tests are imported. It ends the run unless the library under test is the one that was asked for, and
+# tells how many tests have passed: an empty or skipped run is not a success.
 PLUGIN = """\
 import os
-import sys
 from importlib import import_module
 
 import pytest
@@ -45,21 +46,13 @@ found = getattr(import_module(library), name)
 if subject != "reference" and found is not getattr(aiolimiter_fast, name):
     raise pytest.UsageError(f"install() left {found!r} under test")
 
-# Names that are imported by the tests that are run, for those that are not.
-LATER = {
-    "pyrate_limiter": (
-        "PgQueries", "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
-        "dedicated_sqlite_clock_connection",
-    ),
-    "pyrate_limiter.clocks": ("PostgresClock",),
-}
-if library == "pyrate_limiter":
-    for module, names in LATER.items():
-        for later in names:
-            if not hasattr(sys.modules[module], later):
-                setattr(sys.modules[module], later, type(later, (), {}))
-
+part, parts = int(os.environ["CONFORMANCE_PART"]), int(os.environ["CONFORMANCE_PARTS"])
 passed = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    items[:] = items[part::parts]
 
 
 def pytest_runtest_logreport(report):
@@ -67,12 +60,9 @@ def pytest_runtest_logreport(report):
     passed += report.when == "call" and report.outcome == "passed"
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session):
-    expected = int(os.environ["CONFORMANCE_TESTS"])
-    if passed != expected:
-        print(f"\\n{passed} tests passed, {expected} should have")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    with open(os.environ["CONFORMANCE_PASSED"], "w") as file:
+        file.write(str(passed))
 """
 
 
@@ -92,37 +82,81 @@ def fetch_sdist(suite: Suite, cache: Path) -> Path:
     return sdist
 
 
-def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool) -> None:
+@contextmanager
+def servers(suite: Suite) -> Iterator[dict[str, str]]:
+    """Start what a suite needs, as our own tests do: by the address that it knows, the one to put in its place."""
+    sys.path.append(str(ROOT / "tests"))
+    addresses = {}
+    with ExitStack() as started:
+        if suite.postgres:
+            from servers import PostgresServer
+
+            dsn = os.environ.get("POSTGRES_DSN") or started.enter_context(PostgresServer()).dsn
+            addresses[suite.postgres] = dsn
+        if suite.redis:
+            from servers import RedisServer
+
+            url = os.environ.get("REDIS_URL") or started.enter_context(RedisServer()).url
+            addresses[suite.redis] = url
+        yield addresses
+
+
+def unpack(suite: Suite, sdist: Path, target: Path, real_time: bool, addresses: dict[str, str]) -> None:
     prefix = f"{suite.release}/tests/"
     (target / "tests").mkdir(parents=True)
     with tarfile.open(sdist) as archive:
         for member in archive.getmembers():
             content = archive.extractfile(member) if member.name.startswith(prefix) else None
             if content is not None:
-                (target / "tests" / Path(member.name).name).write_bytes(content.read())
+                text = content.read().decode()
+                for theirs, ours in addresses.items():
+                    text = text.replace(theirs, ours)
+                (target / "tests" / Path(member.name).name).write_text(text, encoding="utf-8")
     (target / "pytest.ini").write_text(f"[pytest]\ntestpaths = tests\n{suite.config}\n")
     (target / "conformance_plugin.py").write_text(PLUGIN)
     if suite.conftest and not real_time:
         (target / "conftest.py").write_text(suite.conftest)
 
 
-def start(suite: Suite, subject: str, target: Path) -> "subprocess.Popen[str]":
-    environment = dict(
-        os.environ,
-        AIOLIMITER_FAST_NO_EXTENSIONS="1" if subject == "twin" else "",
-        CONFORMANCE_LIBRARY=suite.library,
-        CONFORMANCE_NAME=suite.name,
-        CONFORMANCE_SUBJECT=subject,
-        CONFORMANCE_TESTS=str(suite.tests),
-        PYTHONDONTWRITEBYTECODE="1",
-    )
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "conformance_plugin", "-p", "no:cacheprovider"]
-    # A test that goes on for ever ends the run, with every stack.
-    pytest += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
-    command = [*pytest, *suite.options]
-    return subprocess.Popen(
-        command, cwd=target, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+class Run:
+    """A suite on a subject, in parts that run at once: most of the time the tests sleep."""
+
+    def __init__(self, suite: Suite, subject: str, target: Path) -> None:
+        self.suite = suite
+        self.counts = [target / f"passed-{part}" for part in range(suite.parts)]
+        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "conformance_plugin", "-p", "no:cacheprovider"]
+        # A test that goes on for ever ends the run, with every stack.
+        pytest += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true", *suite.options]
+        self.parts = [
+            subprocess.Popen(
+                pytest,
+                cwd=target,
+                env=dict(
+                    os.environ,
+                    AIOLIMITER_FAST_NO_EXTENSIONS="1" if subject == "twin" else "",
+                    CONFORMANCE_LIBRARY=suite.library,
+                    CONFORMANCE_NAME=suite.name,
+                    CONFORMANCE_SUBJECT=subject,
+                    CONFORMANCE_PART=str(part),
+                    CONFORMANCE_PARTS=str(suite.parts),
+                    CONFORMANCE_PASSED=str(count),
+                    PYTHONDONTWRITEBYTECODE="1",
+                    TMPDIR=str(target),
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for part, count in enumerate(self.counts)
+        ]
+
+    def ends_well(self) -> bool:
+        """Print what the parts say, and tell whether every test of the suite has passed."""
+        for part in self.parts:
+            print(part.communicate()[0], flush=True)
+        passed = sum(int(count.read_text()) for count in self.counts if count.exists())
+        print(f"{passed} tests passed, {self.suite.tests} should have")
+        return passed == self.suite.tests and not any(part.returncode for part in self.parts)
 
 
 def main() -> int:
@@ -138,17 +172,15 @@ def main() -> int:
     failed = []
     for suite in [SUITES[library] for library in arguments.libraries or SUITES]:
         sdist = fetch_sdist(suite, ROOT / ".cache" / "conformance")
-        with tempfile.TemporaryDirectory() as folder:
-            # The engines at once: most of the time the tests sleep.
+        with tempfile.TemporaryDirectory() as folder, servers(suite) as addresses:
             runs = {}
             for subject in subjects:
                 target = Path(folder) / subject
-                unpack(suite, sdist, target, arguments.real_time)
-                runs[subject] = start(suite, subject, target)
+                unpack(suite, sdist, target, arguments.real_time, addresses)
+                runs[subject] = Run(suite, subject, target)
             for subject, run in runs.items():
-                output, _ = run.communicate()
-                print(f"-- {suite.library}'s tests on: {subject}\n{output}", flush=True)
-                if run.returncode != 0:
+                print(f"-- {suite.library}'s tests on: {subject}")
+                if not run.ends_well():
                     failed.append(f"{suite.library} on {subject}")
     if failed:
         print(f"failed: {', '.join(failed)}")

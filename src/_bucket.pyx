@@ -6,6 +6,8 @@ Contents:
                    TimerFd: the timer descriptor of a loop, alive as long as the loop is open
     events.pxi     what is in that heap: a limiter's next grant, a caller's timeout
     limiter.pxi    AsyncLimiter
+    plain.pxi      its type: the garbage collector, and whether somebody has changed it
+    statements.pxi what it has been told by those who read a server's headers
     spare.pxi      recycling of awaitables that did not have to wait
     acquire.pxi    Acquire: what `acquire()` returns, a lazy awaitable, and a node of the queue while it waits
     line.pxi       Line: callers in order of arrival, threads and tasks
@@ -15,6 +17,7 @@ Contents:
     meters.pxi     Ticks, Spacing, Drips: the meters of `pacing`
     pacing.pxi     Gate: the limiters of `pacing`; Pass: what their `wait` returns
     shared.pxi     SharedWindow: the log in memory that processes share
+    record.pxi     SharedRecord: a state of a few numbers in such memory, and GCRA on it
 
 `_bucket_py` has the same classes in Python. Locking: state is complete at every point where Python code may
 run, so the GIL makes each decision atomic; free-threaded builds hold the limiter's critical section instead.
@@ -34,19 +37,27 @@ from aiolimiter_fast._core.clock cimport clock_ns
 from aiolimiter_fast._core.heap cimport (
     heap_clear, heap_node, heap_push, heap_remove, heap_settle, heap_t, heap_top,
 )
+from aiolimiter_fast._core.hold cimport (
+    DUST, PAUSED, hold_clear, hold_entry, hold_failing, hold_give_back, hold_pop, hold_state, hold_t, hold_take,
+)
 from aiolimiter_fast._core.leaky cimport (
-    leak_advance, leak_configure, leak_cost, leak_due, leak_empty, leak_fits, leak_give_back, leak_level, leak_t,
+    leak_advance, leak_configure, leak_cost, leak_due, leak_due_from, leak_empty, leak_fits, leak_give_back, leak_level,
+    leak_t,
+)
+from aiolimiter_fast._core.record cimport (
+    RECORD_DAMAGED, RECORD_DONE, RECORD_FLOATS, RECORD_LANES, RECORD_LOOKS, RECORD_MOST, RECORD_RESETS,
+    record_count_reset, record_read, record_replace, record_t,
 )
 from aiolimiter_fast._core.shared cimport (
-    SHARED_CAS, SHARED_FLOOR, SHARED_SLOTS, shared_append, shared_begin, shared_give_back, shared_is_current,
-    shared_is_full, shared_next, shared_raise, shared_t,
+    SHARED_CAS, SHARED_FLOOR, SHARED_LEAKED, SHARED_SLOTS, shared_append, shared_begin, shared_first, shared_give_back,
+    shared_is_current, shared_is_full, shared_load, shared_next, shared_raise, shared_t, shared_units,
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
     HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_due, window_failing, window_find,
     window_free, window_last, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot,
-    window_t,
-    window_take_back, window_trim,
+    STATED, window_count_stated, window_state, window_stated_due, window_stated_left, window_t, window_take_back,
+    window_trim,
 )
 
 import asyncio as _asyncio
@@ -245,6 +256,8 @@ cdef class LeakyBucket:
 include "_bucket/loop.pxi"
 include "_bucket/events.pxi"
 include "_bucket/limiter.pxi"
+include "_bucket/plain.pxi"
+include "_bucket/statements.pxi"
 include "_bucket/spare.pxi"
 include "_bucket/acquire.pxi"
 include "_bucket/line.pxi"
@@ -254,3 +267,4 @@ include "_bucket/admission.pxi"
 include "_bucket/meters.pxi"
 include "_bucket/pacing.pxi"
 include "_bucket/shared.pxi"
+include "_bucket/record.pxi"

@@ -272,6 +272,10 @@ class PostgresServer(Server):
         """Stop at once, without waiting for sessions; SIGINT is what it calls fast."""
         super().stop(signal.SIGQUIT if number == signal.SIGKILL and hasattr(signal, "SIGQUIT") else number)
 
+    def close(self) -> None:
+        self.kill()  # nobody needs what it would still write
+        super().close()
+
 
 def _is_group(name: str) -> bool:
     import grp

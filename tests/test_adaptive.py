@@ -71,6 +71,19 @@ async def test_requests_in_flight_may_not_be_counted_yet(clock: ManualClock) -> 
     assert count_free(limiter) == 7
 
 
+@pytest.mark.parametrize("reset", [0.02, 1.0])  # to the millisecond, and rounded up to the second
+async def test_a_late_response_of_the_window_before_does_not_lower_what_is_left_in_this_one(
+    clock: ManualClock, reset: float
+) -> None:
+    limiter = quick()
+    first, late, new = await send(limiter, 3)
+    limiter.observe(Observation(limit=100, remaining=5, reset_after=reset, window=5), 200, sent_at=first)
+    clock.advance(1.0)
+    limiter.observe(Observation(limit=100, remaining=99, reset_after=5.0, window=5), 200, sent_at=new)
+    limiter.observe(Observation(limit=100, remaining=4, reset_after=reset, window=5), 200, sent_at=late)
+    assert limiter.remaining == 99
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
 async def test_whatever_the_order_of_the_responses_the_least_counts(clock: ManualClock, order: tuple[int, ...]) -> None:
     limiter = quick()

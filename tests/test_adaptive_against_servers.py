@@ -108,6 +108,14 @@ def test_slow_answers_cost_what_is_in_flight(dialect: str, spend: Spend, meter: 
     assert most_refused(server, 5) <= 1
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_is_spent_evenly_has_arrived_when_the_window_ends(dialect: str) -> None:
+    server = MeteredServer(FixedWindow(250, 5), DIALECTS[dialect])
+    simulate(AdaptiveLimiter(spend="even"), server, latency=(0.2, 0.6))
+    assert share(server, 1000) >= 0.98
+    assert most_refused(server, 5) <= 1
+
+
 @pytest.mark.parametrize("meter", METERS)
 @pytest.mark.parametrize("spend", SPENDS)
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
+import inspect
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg
 import pyrate_limiter
 import pytest
+from fleets import admissions, postgres_bucket, processes
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from servers import Proxy
 
 from aiolimiter_fast import (
     GCRA,
@@ -49,7 +52,7 @@ def name() -> str:
 @pytest.fixture
 def make(pool: ConnectionPool, name: str) -> Callable[..., PostgresBucket]:
     def make(*rates: Rate, table: str = name, pool: ConnectionPool = pool, **options: Any) -> PostgresBucket:
-        return PostgresBucket(pool, table, list(rates), **options)
+        return PostgresBucket(pool, table, list(rates), **{"budget": 30, **options})
 
     return make
 
@@ -344,23 +347,12 @@ class TestTheServersClock:
         assert "the local time is taken" in caplog.text
 
 
-WORK = """
-import sys, time
-from psycopg_pool import ConnectionPool
-from aiolimiter_fast import PostgresBucket, Rate, RateItem
-dsn, table = sys.argv[1:]
-with ConnectionPool(dsn, min_size=1, max_size=2, open=True) as pool:
-    bucket = PostgresBucket(pool, table, [Rate(10_000, 3_600_000)])
-    print(sum(bucket.put(RateItem("item", bucket.now())) for _ in range(150)))
-"""
-
-
 class TestManyAtOnce:
     def test_four_processes_with_room_are_never_denied(self, postgres_dsn: str, make: Any, name: str) -> None:
         bucket = make(Rate(10_000, HOUR))
-        command = [sys.executable, "-c", WORK, postgres_dsn, name]
-        workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
-        assert [int(worker.communicate()[0]) for worker in workers] == [150] * 4
+        opened = partial(postgres_bucket, postgres_dsn, name, ((10_000, HOUR),))
+        with processes().Pool(4) as workers:
+            assert workers.starmap(admissions, [(opened, 150)] * 4) == [150] * 4
         assert bucket.count() == 600
 
     def test_check_and_put_are_one_for_threads_that_come_at_once(self, make: Any) -> None:
@@ -375,7 +367,7 @@ class TestManyAtOnce:
 
     def test_those_who_wait_hold_no_connection(self, postgres_dsn: str, make: Any, name: str) -> None:
         with ConnectionPool(postgres_dsn, min_size=1, max_size=1, open=True) as pool:
-            limiter = Limiter(make(Rate(1, 400), pool=pool), buffer_ms=0)
+            limiter = Limiter(make(Rate(1, 100), pool=pool), buffer_ms=0)
             assert limiter.try_acquire("item")
             with ThreadPoolExecutor(3) as threads:
                 waiting = [threads.submit(limiter.try_acquire, "item") for _ in range(3)]
@@ -385,9 +377,32 @@ class TestManyAtOnce:
                     put(other)
                 assert [call.result() for call in waiting] == [True] * 3
 
+    @pytest.mark.parametrize("kind", [AsyncConnectionPool, ConnectionPool])
+    async def test_twenty_tasks_ask_the_server_at_once(self, postgres_dsn: str, name: str, kind: Any) -> None:
+        with Proxy(int(conninfo_to_dict(postgres_dsn)["port"] or 5432)) as proxy:
+            pool = kind(make_conninfo(postgres_dsn, port=proxy.port), min_size=20, max_size=20, open=False)
+            opened = pool.open(wait=True)
+            if inspect.isawaitable(opened):
+                await opened
+            limiter = Limiter(PostgresBucket(pool, name, [Rate(21, HOUR)], budget=60))
+            assert await limiter.try_acquire_async("item")
+            proxy.stalled = True
+            calls = [asyncio.create_task(limiter.try_acquire_async("item", blocking=False)) for _ in range(25)]
+            for _ in range(30_000):
+                if not pool.get_stats()["pool_available"]:
+                    break
+                await asyncio.sleep(0.001)
+            assert not pool.get_stats()["pool_available"]
+            assert not any(call.done() for call in calls)
+            proxy.stalled = False
+            assert sum(await asyncio.gather(*calls)) == 20
+            closed = pool.close()
+            if inspect.isawaitable(closed):
+                await closed
+
     async def test_tasks_wait_in_an_asynchronous_pool_of_one_connection(self, postgres_dsn: str, name: str) -> None:
         async with AsyncConnectionPool(postgres_dsn, min_size=1, max_size=1, open=False) as pool:
-            bucket = PostgresBucket(pool, name, [Rate(10, 200)])
+            bucket = PostgresBucket(pool, name, [Rate(10, 200)], budget=30)
             limiter = Limiter(bucket, buffer_ms=0)
             assert all(await asyncio.gather(*(limiter.try_acquire_async("item") for _ in range(25))))
             assert isinstance(await bucket.peek(0), RateItem)

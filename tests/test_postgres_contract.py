@@ -28,7 +28,7 @@ class _OnAServer(BucketContract):
     processes = True
     shared = True
     persistent = True
-    options: dict[str, Any] = {}  # noqa: RUF012
+    options: dict[str, Any] = {"budget": 30}  # noqa: RUF012
 
     @pytest.fixture(autouse=True)
     def _server(self, pool: ConnectionPool, postgres_dsn: str) -> None:
@@ -58,7 +58,7 @@ class TestTheServersClock(_OnAServer):
 class TestReferenceFormat(_OnAServer):
     processes = False
     heaviest = 10_000
-    options = {"reference_format": True}  # noqa: RUF012
+    options = {"reference_format": True, "budget": 30}  # noqa: RUF012
 
     def now(self, bucket: Any) -> int:
         return int(super().now(bucket))
@@ -70,7 +70,7 @@ class TestAsync(_OnAServer):
 
     async def make(self, rates: list[Rate], name: str) -> PostgresBucket:
         pool = AsyncConnectionPool(self.dsn, min_size=1, max_size=4, open=False)
-        bucket = PostgresBucket(pool, name, rates)
+        bucket = PostgresBucket(pool, name, rates, **self.options)
         await pool.open()
         return bucket
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -24,6 +25,7 @@ from aiolimiter_fast import (
     pacing,
 )
 from aiolimiter_fast.adaptive import parse
+from aiolimiter_fast.extras import aiohttp_limiter, httpx_limiter, requests_limiter
 from aiolimiter_fast.resilience import RetryBudget, retry_options
 from aiolimiter_fast.testing import ManualClock
 
@@ -35,13 +37,21 @@ SERVED = {"backends.md"}
 # Public names whose docstring has an example.
 DOCUMENTED = (
     ManualClock, InMemoryBucket, Limiter, pacing.Limiter, StrictLimiter, LeakyBucketLimiter, Throttler, AdaptiveLimiter,
-    Observation, parse, CircuitBreaker, RetryBudget, retry_options,
+    Observation, parse, CircuitBreaker, RetryBudget, retry_options, httpx_limiter.RateLimiterTransport,
+    httpx_limiter.AsyncRateLimiterTransport, httpx_limiter.ThrottledTransport, httpx_limiter.AsyncThrottledTransport,
+    aiohttp_limiter.RateLimitedSession, aiohttp_limiter.ThrottledSession, requests_limiter.RateLimiterAdapter,
+    requests_limiter.RateLimitedRequestsSession, requests_limiter.ThrottledAdapter,
 )  # fmt: skip
+# Libraries that are not to be had everywhere.
+HAS_HTTPX2 = sys.version_info >= (3, 11)
 
 
 def examples() -> dict[str, str]:
     found = {}
-    subjects: tuple[Any, ...] = DOCUMENTED
+    subjects: list[Any] = list(DOCUMENTED)
+    if HAS_HTTPX2:
+        httpx2_limiter = importlib.import_module("aiolimiter_fast.extras.httpx2_limiter")
+        subjects += [getattr(httpx2_limiter, name) for name in httpx2_limiter.__all__]
     for subject in subjects:
         docstring = inspect.getdoc(subject) or ""
         found[f"{subject.__module__}.{subject.__name__}"] = textwrap.dedent(docstring.partition("Example:\n")[2])
@@ -53,7 +63,7 @@ def examples() -> dict[str, str]:
     for script in (ROOT / "examples" / "pace.py",):
         if script.exists():
             found[script.name] = script.read_text(encoding="utf-8")
-    return found
+    return {name: source for name, source in found.items() if HAS_HTTPX2 or "import httpx2" not in source}
 
 
 @pytest.mark.parametrize(("name", "source"), examples().items())

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import redis
 import valkey
-from hypothesis import given, settings
+import valkey.asyncio
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis_subjects import CLIENTS, ServerClock, Subject, fresh_key, now, subject
 from servers import RedisCluster
@@ -43,6 +44,16 @@ def test_every_rate_holds_and_the_first_that_is_full_is_named(on: Subject) -> No
     wider = on.bucket([Rate(3, 2 * HOUR)], bucket.bucket_key)
     assert [on.put(wider) for _ in range(2)] == [True, False]
     assert on.run(bucket.count()) == 3
+
+
+def test_any_number_of_rates_holds(on: Subject) -> None:
+    bucket = on.bucket([Rate(count + 3, HOUR * (count + 1) * count) for count in range(1, 40)])
+    assert on.put(bucket, 4)
+    assert not on.put(bucket)
+    for limit in range(5, 40):
+        wider = on.bucket(bucket.rates[limit - 4 :], bucket.bucket_key)
+        assert [on.put(wider), on.put(wider)] == [True, False]
+        assert wider.failing_rate is wider.rates[0]
 
 
 def test_after_exactly_the_wait_there_is_room(on: Subject) -> None:
@@ -217,10 +228,78 @@ def test_it_decides_as_the_bucket_in_memory_does(
             wait = bucket.waiting(mirror)
             assert wait >= oracle.waiting(item)  # which minds only the first rate that is full
             if wait > 0 and weight <= rates[0][0]:
-                clock.advance(wait * 1000)
-                assert bucket._asked(weight)[0] == 0
-                clock.advance(-wait * 1000)
+                for early, is_admitted in ((0, True), (1, False)):
+                    clock.advance((wait - early) * 1000)
+                    assert (bucket._asked(weight)[0] == 0) is is_admitted
+                    clock.advance((early - wait) * 1000)
     on.raw.delete(bucket.bucket_key)
+
+
+class Recount:
+    """What a log of calls admits, by counting all of them each time."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def put(self, rates: list[tuple[int, int]], now: int, weight: int) -> bool:
+        for limit, interval in rates:
+            if sum(units for time, units in self.calls if time >= now - interval * 1000) + weight > limit:
+                return False
+        self.calls.append((now, weight))
+        return True
+
+
+@settings(max_examples=60)
+@example(steps=[(1, 3, 0), (1, 1, 4001), (0, 2, 1)])
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 3), st.sampled_from([0, 1, 4001, 6000, 10_001, 30_000])),
+        max_size=60,
+    )
+)
+def test_limiters_with_other_rates_at_one_key_do_not_mind_each_others_hints(
+    timed: tuple[Subject, ServerClock], steps: list[tuple[int, int, int]]
+) -> None:
+    on, clock = timed
+    key, oracle = fresh_key(), Recount()
+    each = [[(3, 10), (12, 50)], [(3, 4), (12, 50)], [(5, 20), (7, 30), (11, 50)]]
+    buckets = [on.bucket([Rate(*rate) for rate in rates], key) for rates in each]
+    for bucket in buckets:
+        bucket._log = clock.told(_lua.LOG)
+    for which, weight, pause in steps:
+        clock.advance(pause)
+        assert on.put(buckets[which], weight) == oracle.put(each[which], clock.now, weight)
+    on.raw.delete(key)
+
+
+@pytest.mark.parametrize(
+    ("limit", "commands"),
+    [(1000, {"time", "zrange", "zadd"}), (2, {"time", "zrange", "zrangebyscore", "pttl"})],
+    ids=["admitted", "denied"],
+)
+def test_a_decision_takes_few_commands_on_the_server(one: Subject, limit: int, commands: set[str]) -> None:
+    bucket = one.bucket([Rate(limit, HOUR), Rate(limit + 1, 2 * HOUR), Rate(limit + 2, 4 * HOUR)])
+    for _ in range(2):
+        assert one.put(bucket)
+    one.raw.config_resetstat()
+    for _ in range(100):
+        assert one.put(bucket) is (limit > 2)
+    stats = one.raw.info("commandstats").items()
+    calls = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats if each["calls"] > 2}
+    calls.pop("evalsha", None)
+    assert calls == dict.fromkeys(commands, 100)
+
+
+def test_calls_of_any_weights_are_found_by_any_unit(one: Subject) -> None:
+    bucket = one.bucket([Rate(10_000, HOUR)])
+    weights = [1, 1, 500, 3, 1, 1, 70, 1, 1, 1, 900, 2, 2, 2]
+    for index, weight in enumerate(weights):
+        assert one.put(bucket, weight, str(index))
+    names = [str(index) for index, weight in enumerate(weights) for _ in range(weight)][::-1]
+    for unit in [*range(0, len(names), 13), *range(20), len(names) - 1]:
+        item = bucket.peek(unit)
+        assert item is not None
+        assert item.name == names[unit]
 
 
 def test_a_fixed_window_that_begins_before_the_longest_ones_is_minded(one: Subject) -> None:
@@ -323,6 +402,13 @@ def test_valkeys_own_client_will_do(redis_url: str) -> None:
     bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())  # type: ignore[arg-type]
     assert [bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
     client.close()  # type: ignore[no-untyped-call]
+
+
+async def test_valkeys_own_asynchronous_client_will_do(redis_url: str) -> None:
+    client = valkey.asyncio.Valkey.from_url(redis_url)
+    bucket = RedisBucket([Rate(2, HOUR)], client, fresh_key())
+    assert [await bucket.put(RateItem("x", 0)) for _ in range(3)] == [True, True, False]
+    await client.aclose()
 
 
 def test_who_programs_for_pyrate_limiter_finds_it_there() -> None:

@@ -25,6 +25,12 @@ from aiolimiter_fast import (
 )
 
 HOUR = 3_600_000
+RATES = [
+    [(4, 10, 4)],
+    [(4, 10, 2), (6, 30, 9)],
+    [(3, 7, 3), (11, 60, 11)],
+    [(4, 8, 4), (5, 12, 5), (6, 18, 5), (7, 28, 6), (8, 40, 8)],
+]
 
 
 @pytest.fixture(params=CLIENTS)
@@ -76,7 +82,7 @@ def test_a_limiter_waits_at_it_without_a_buffer(on: Subject) -> None:
 
 
 @pytest.mark.parametrize("algorithm", [GCRA, TokenBucket])
-@pytest.mark.parametrize("rates", [[(4, 10, 4)], [(4, 10, 2), (6, 30, 9)], [(3, 7, 3), (11, 60, 11)]])
+@pytest.mark.parametrize("rates", RATES)
 @settings(max_examples=30)
 @given(steps=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=40))
 def test_it_decides_as_the_state_in_memory_does(
@@ -131,6 +137,25 @@ def test_an_algorithm_of_the_users_own_brings_its_script(one: Subject) -> None:
 
     with pytest.raises(TypeError, match="no Redis implementation"):
         StateBucket([Rate(1, 1000)], Silent(), RedisStateStore(one.client, fresh_key())).put(item)
+
+
+def test_buckets_of_any_algorithms_may_share_a_store(one: Subject) -> None:
+    class Half(GCRA):
+        def emission(self, rate: Rate) -> int:
+            return 2 * super().emission(rate)
+
+    class Never(GCRA):
+        def redis_script(self) -> str:
+            return "return {0, 42}"
+
+    rates, store = [Rate(1000, HOUR, burst=1000)], RedisStateStore(one.client, fresh_key())
+    once, half, never = (StateBucket(rates, algorithm(), store) for algorithm in (GCRA, Half, Never))
+    assert one.put(once, 600)
+    assert not one.put(once, 600)
+    assert not one.put(never)
+    assert one.put(half, 600)  # 600 at the rate itself are 300 at half of it
+    assert not one.put(half, 200)
+    assert not one.put(once)
 
 
 def test_what_is_no_state_is_refused(one: Subject) -> None:

@@ -16,6 +16,7 @@ from aiolimiter_fast import (
     MultiprocessStateStore,
     Rate,
     SharedMemoryBucket,
+    SharedMemoryStateBucket,
     StateBucket,
 )
 from aiolimiter_fast._shared_file import directory
@@ -66,6 +67,8 @@ class TestMultiprocessBucket(BucketContract):
 class TestMultiprocessBucketWithFixedWindows(TestMultiprocessBucket):
     """Only what holds for any algorithm."""
 
+    processes = False
+    test_what_has_left_the_short_window_stays_for_the_long_one = None  # type: ignore[assignment]
     test_it_decides_as_a_list_of_time_stamps_would = None  # type: ignore[assignment]
     test_after_exactly_the_wait_it_admits_and_a_millisecond_earlier_it_does_not = None  # type: ignore[assignment]
     test_several_rates_are_waited_for_one_after_the_other = None  # type: ignore[assignment]
@@ -75,6 +78,21 @@ class TestMultiprocessBucketWithFixedWindows(TestMultiprocessBucket):
     def make_bucket(self, rates: list[Rate], name: str) -> MultiprocessBucket:
         self.made = MultiprocessBucket.init(rates, FixedWindow())
         return self.made
+
+
+class TestSharedMemoryStateBucketByName(TestSharedMemoryBucketByName):
+    def make_bucket(self, rates: list[Rate], name: str) -> SharedMemoryStateBucket:  # type: ignore[override]
+        return SharedMemoryStateBucket(rates, name)
+
+
+class TestSharedMemoryStateBucketByPath(BucketContract):
+    threads = processes = shared = persistent = True
+
+    def make_bucket(self, rates: list[Rate], name: str) -> SharedMemoryStateBucket:
+        return SharedMemoryStateBucket(rates, path=at(self.folder, name))
+
+    def opener(self, rates: list[Rate], name: str) -> Callable[[], Any]:
+        return partial(SharedMemoryStateBucket, rates, path=at(self.folder, name))
 
 
 class TestMultiprocessStateStore(BucketContract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import pickle
@@ -14,6 +15,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,20 @@ class TestTheTable:
         # A denial that has to find the unit for which it waits, thousands of entries away, does so by halves.
         assert steps(10**5 - 10, START + 5000) < 20 * short
 
+    @pytest.mark.parametrize("algorithm", [SlidingWindowLog(), FixedWindow()])
+    def test_an_admission_is_one_statement_and_a_refusal_writes_nothing(self, make: Any, algorithm: Any) -> None:
+        bucket = make(Rate(3, HOUR), Rate(4, 2 * HOUR), Rate(5, 4 * HOUR), algorithm=algorithm)
+        assert put(bucket, weight=2)
+        statements: list[str] = []
+        bucket.conn.set_trace_callback(statements.append)
+        assert put(bucket)
+        assert [statement.split()[0] for statement in statements] == ["INSERT"]
+        assert not put(bucket)
+        statements.clear()
+        assert not put(bucket)
+        assert statements[0] == "BEGIN"
+        assert {statement.split()[0] for statement in statements} == {"BEGIN", "SELECT", "COMMIT"}
+
     def test_what_has_left_the_longest_window_goes_while_deciding_and_no_thread_sees_to_that(
         self, make: Any, execute: Any
     ) -> None:
@@ -146,6 +162,7 @@ class TestTheTable:
         assert execute("SELECT MAX(total) < 1 << 62 FROM limits") == [(1,)]
         with pytest.raises(ValueError, match="weight must leave the table with at most"):
             make(Rate(1 << 63, 1000), table="huger").put(RateItem("item", START, (1 << 62) + 1))
+        assert puts(make(Rate(1 << 63, 1000), table="larger"), None, 3) == 3
 
     def test_rates_can_change_while_the_log_stays(self, make: Any) -> None:
         bucket = make(Rate(2, HOUR))
@@ -431,6 +448,17 @@ class TestProcesses:
             )
         ]
         assert sum(int(worker.communicate()[0]) for worker in workers) == 60
+
+    def test_with_a_file_lock_threads_get_exactly_the_limit(self, make: Any) -> None:
+        bucket = make(Rate(25, HOUR), use_file_lock=True)
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(lambda _: put(bucket), range(60))) == 25
+
+    async def test_with_a_file_lock_tasks_get_exactly_the_limit(self, make: Any) -> None:
+        limiter = Limiter(make(Rate(10, HOUR), use_file_lock=True))
+        calls = (limiter.try_acquire_async("item", blocking=False) for _ in range(20))
+        assert sum(await asyncio.gather(*calls)) == 10
+        limiter.close()
 
     def test_a_bucket_in_a_file_can_be_pickled(self, make: Any) -> None:
         bucket = make(Rate(3, HOUR))

@@ -24,6 +24,8 @@ class _OnAFile(BucketContract):
 
 
 class _ByTimeStamps(_OnAFile):
+    processes = False
+
     def now(self, bucket: Any) -> int:
         return int(super().now(bucket))
 

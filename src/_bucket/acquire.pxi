@@ -95,6 +95,7 @@ cdef bint waiter_wake(Acquire self, object here) except -1:
 cdef int waiter_abandon(Acquire self) except -1:
     """Leave the queue, or give back what was granted and not used."""
     cdef AsyncLimiter limiter = self.limiter
+    cdef int64_t cost
     cdef char state
     with cython.critical_section(limiter):
         state = self.state
@@ -104,7 +105,10 @@ cdef int waiter_abandon(Acquire self) except -1:
             limiter.plan(False)
         elif state == GRANTED and self.node.order == limiter.configurations:  # else its level was another's measure
             limiter.advance()
-            leak_give_back(&limiter.leak, leak_cost(&limiter.leak, amount_of(self.amount)), self.passed)
+            cost = leak_cost(&limiter.leak, amount_of(self.amount))
+            leak_give_back(&limiter.leak, cost, self.passed)
+            if limiter.hold != NULL:
+                hold_give_back(limiter.hold, limiter.permits(cost))
             limiter.plan(False)
     return 0
 

@@ -33,7 +33,8 @@ cdef class Admission(Watched):
 
         `plain`: `try_acquire` is the one defined here. `seen` is what `_look` said before the objects were looked at.
         """
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, row
+        cdef int64_t shift
         cdef bint decided = seen == changes
         if len(objects) > RELIED:
             raise ValueError(f"{len(objects)} objects are more than {RELIED}")
@@ -54,6 +55,12 @@ cdef class Admission(Watched):
             self.decided = decided
         with cython.critical_section(window):
             if window.clock != clock:
+                if window.log.rows > window.log.count:
+                    shift = window.now()
+                    window.clock = clock
+                    shift = window.now() - shift
+                    for row in range(window.log.count, window.log.rows):
+                        window.log.rates[row].until += shift
                 window.clock = clock
                 window.log.latest = INT64_MIN  # of the other clock
                 window.replan()

@@ -16,7 +16,7 @@ cdef class Link(Event):
             return 0
         with cython.critical_section(limiter):
             if limiter.timer is not self.timer and limiter.timer.is_closed():
-                limiter.timer = self.timer  # or its clock would stand still for those who wait here
+                statement_follow(limiter, self.timer)  # or its clock would stand still for those who wait here
                 limiter.leak.last = NEVER
             limiter.advance()
             woken = limiter.release(budget)

@@ -29,11 +29,13 @@ cdef class AsyncLimiter:
     Source of the algorithm: the continuous-state leaky bucket of ITU-T I.371, annex A (GCRA).
     """
     cdef leak_t leak
-    cdef int64_t one              # cost of one permit
+    cdef int64_t one              # cost of one permit; more than the bucket holds while a statement stands
     cdef Py_ssize_t waiting
     cdef LoopTimer timer          # of the loop that the limiter met first: its clock is the limiter's
     cdef bint fair_
+    cdef bint odd_clock           # the statements' instants are not of the monotonic clock
     cdef double limit             # burst
+    cdef hold_t* hold             # statements; NULL before the first
     cdef heap_t queue             # waiters by cost, then by arrival; each holds a reference
     cdef void* oldest             # waiters by arrival
     cdef void* newest
@@ -49,6 +51,7 @@ cdef class AsyncLimiter:
     cdef object max_rate_
     cdef object time_period_
     cdef object burst_            # as given; None follows max_rate
+    cdef tuple asked              # max_rate and burst as given, where `sync` has lowered them; else None
     cdef object __weakref__
 
     def __cinit__(self, *args, **kwargs):
@@ -63,10 +66,12 @@ cdef class AsyncLimiter:
         if self.waiting:
             raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
         self.configure(max_rate, time_period, burst)
+        self.asked = None
         self.fair_ = fair
 
     def __dealloc__(self):
         heap_clear(&self.queue)
+        PyMem_RawFree(self.hold)
 
     def acquire(self, amount=1, *, bint block=True, timeout=None):
         """Take permits, waiting until there is room.
@@ -107,13 +112,19 @@ cdef class AsyncLimiter:
         no number.
         """
         cdef double value = amount_of(amount)
+        cdef int64_t now
         if value > self.limit:
             self.check_configured()
             return False
+        with cython.critical_section(self):
+            now = clock_ns()
+            if self.one != MOST and (self.timer.intact(now) or self.timer.renew(now)):
+                leak_advance(&self.leak, now)
+                return leak_fits(&self.leak, leak_cost(&self.leak, value))
         self.bind()
         with cython.critical_section(self):
             self.advance()
-            return leak_fits(&self.leak, leak_cost(&self.leak, value))
+            return self.fits(leak_cost(&self.leak, value))
 
     def wait_time(self, amount=1):
         """Seconds until `amount` permits would be admitted, behind those who wait; 0.0 if now. Takes nothing.
@@ -123,6 +134,57 @@ cdef class AsyncLimiter:
         cdef int64_t cost = self.cost_of(amount, "wait_time")
         with cython.critical_section(self):
             return 0.0 if self.decide(cost, False, False) else seconds(self.estimate(cost))
+
+    def pause_until(self, when):
+        """Admit nobody before the instant `when`, as a 429 with Retry-After asks for. From any thread.
+
+        Arguments:
+            when: seconds, by the running loop's clock, or by `time.monotonic()` outside a loop; at most 1e9 from now.
+
+        Those who wait go on waiting, in order. It never shortens a pause; `resume` does. When it is over, the bucket
+        has room for one permit, and the next come at the rate: no burst. A copy of the limiter is not paused.
+
+        Raises ValueError or TypeError if `when` is no such number.
+        """
+        cdef double instant = _arguments.number("when", when)
+        self.check_configured()
+        self.bind()
+        statement_pause(self, instant)
+
+    def resume(self):
+        """End the pause, as if its time had come, and forget what `sync` was told is left. From any thread."""
+        self.check_configured()
+        self.bind()
+        statement_resume(self)
+
+    def drain(self):
+        """Give up what room there is: the next permits come at the rate. From any thread."""
+        self.check_configured()
+        self.bind()
+        statement_leave(self, 0.0, -1.0)
+
+    def sync(self, *, limit=None, remaining=None, reset=None):
+        """State what a server allows, for those who read its headers themselves. From any thread.
+
+        Arguments:
+            limit: permits per time_period; positive. Neither max_rate nor burst is more, until the next `limit`, or
+                until they are set. It never raises them above what they were set to.
+            remaining: permits left now, 0 or more.
+            reset: seconds until there are more, 0 to 1e9. It says nothing without `remaining`.
+
+        With `reset`, at most `remaining` permits are admitted until then; with 0 remaining, that is a pause. Without,
+        the bucket has room for no more than `remaining` now. Every statement is obeyed until its own reset, so one that
+        comes late raises nothing. None says nothing.
+
+        Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense.
+        """
+        stated = _arguments.stated(limit, remaining, reset)
+        self.check_configured()
+        self.bind()
+        if limit is not None:
+            statement_obey(self, limit)
+        if remaining is not None:
+            statement_leave(self, stated[0], stated[1])
 
     def __aenter__(self):
         if not is_plain(self):
@@ -147,7 +209,8 @@ cdef class AsyncLimiter:
 
     @max_rate.setter
     def max_rate(self, value):
-        self.configure(value, self.time_period_, self.burst_)
+        self.configure(value, self.time_period_, self.burst_ if self.asked is None else self.asked[1])
+        self.asked = None
 
     @property
     def time_period(self):
@@ -166,6 +229,8 @@ cdef class AsyncLimiter:
     @burst.setter
     def burst(self, value):
         self.configure(self.max_rate_, self.time_period_, value)
+        if self.asked is not None:
+            self.asked = self.asked[0], value
 
     @property
     def fair(self):
@@ -178,7 +243,7 @@ cdef class AsyncLimiter:
             self.advance()
             notes = f"level: {leak_level(&self.leak):f}, waiters: {self.waiting}"
             if self.waiting:
-                wait = max(leak_due(&self.leak, self.cost(self.candidate())) - self.leak.last, 0)
+                wait = max(statement_due(self, self.cost(self.candidate())) - self.leak.last, 0)
                 notes += f", waking in {wait // 1000} \N{MICRO SIGN}s"
         return f"<{_arguments.describe(self)} at {<size_t><void*>self:#x} [{notes}]>"
 
@@ -201,7 +266,7 @@ cdef class AsyncLimiter:
         level = max(_arguments.number("level", level), 0.0)
         _arguments.drains(rate, period, max(limit, level))
         leak_configure(&self.leak, rate, period * SECOND, limit, level)
-        self.one = leak_cost(&self.leak, 1.0)
+        self.one = self.leak.permit if self.hold == NULL or self.hold.count == 0 else MOST
         self.leak.last = NEVER
         if attributes:
             self.__dict__.update(attributes)
@@ -232,7 +297,7 @@ cdef class AsyncLimiter:
                 _arguments.drains(rate, period, max(limit, level))
                 leak_configure(&self.leak, rate, period * SECOND, limit, level)
             self.max_rate_, self.time_period_, self.burst_, self.limit = max_rate, time_period, burst, limit
-            self.one = leak_cost(&self.leak, 1.0)
+            self.one = self.leak.permit if self.hold == NULL or self.hold.count == 0 else MOST
             self.configurations += 1
             self.queue.size = 0
             self.queued = 0.0
@@ -276,7 +341,7 @@ cdef class AsyncLimiter:
                 decision = leak_fits(&self.leak, self.one)
                 if decision:
                     self.leak.level += self.one
-                elif self.limit < 1.0:
+                elif self.one > self.leak.capacity:
                     decision = -1
         return decision
 
@@ -288,7 +353,7 @@ cdef class AsyncLimiter:
             self.advance()
             admitted = self.admits(cost, waits)
             if admitted and take:
-                self.leak.level += cost
+                self.take(cost)
                 if self.newest != NULL:
                     (<Acquire>self.newest).passed += cost
                     self.overtaken += cost
@@ -307,14 +372,27 @@ cdef class AsyncLimiter:
                 self.plan(False)
         if self.waiting and cost:
             first = self.candidate()
-            if self.fair_ or self.overtaken + cost > self.leak.capacity or leak_fits(&self.leak, self.cost(first)):
+            if self.fair_ or self.overtaken + cost > self.leak.capacity or self.fits(self.cost(first)):
                 return False
-        return leak_fits(&self.leak, cost)
+        return self.fits(cost)
+
+    cdef inline bint fits(self, int64_t cost) noexcept:
+        """Whether there is room, the clock having been looked at."""
+        if not leak_fits(&self.leak, cost):
+            return False
+        return self.hold == NULL or hold_failing(self.hold, self.permits(cost)) == NULL
+
+    cdef inline double permits(self, int64_t cost) noexcept:
+        return <double>cost / <double>self.leak.permit
+
+    cdef inline void take(self, int64_t cost) noexcept:
+        self.leak.level += cost
+        if self.hold != NULL:
+            hold_take(self.hold, self.permits(cost))
 
     cdef bint served_within(self, int64_t cost, int64_t patience) except -1:
         """Whether a newcomer would be admitted in time even behind all who wait."""
-        cdef double units = self.queued + <double>self.leak.level + <double>cost - <double>self.leak.capacity
-        return units <= <double>patience * <double>self.leak.drain
+        return statement_wait(self, self.queued + <double>cost) <= <double>patience
 
     cdef int64_t estimate(self, int64_t cost) except -1:
         """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
@@ -327,9 +405,8 @@ cdef class AsyncLimiter:
             if waiter.node.key <= cost or (passing > self.leak.capacity and <void*>waiter == self.oldest):
                 units += <double>self.cost(waiter)
         if units == 0.0:
-            return max(leak_due(&self.leak, cost) - self.leak.last, 1)
-        units += <double>self.leak.level + <double>cost - <double>self.leak.capacity
-        return max(<int64_t>min(ceil(units / <double>self.leak.drain), 9e18), 1)
+            return max(statement_due(self, cost) - self.leak.last, 1)
+        return max(<int64_t>min(ceil(statement_wait(self, units + <double>cost)), 9e18), 1)
 
     cdef int enqueue(self, Acquire waiter, int64_t cost) except -1:
         """Let `waiter` wait in the running loop."""
@@ -421,13 +498,13 @@ cdef class AsyncLimiter:
         while self.waiting and woken < budget:
             waiter = self.candidate()
             cost = self.cost(waiter)
-            if not leak_fits(&self.leak, cost):
+            if not self.fits(cost):
                 break
             if waiter.earlier != NULL:
                 (<Acquire>waiter.earlier).passed += cost
                 self.overtaken += cost
             self.remove(waiter)
-            self.leak.level += cost
+            self.take(cost)
             waiter.passed = leak_empty(&self.leak)
             waiter.state = GRANTED
             waiter.node.order = self.configurations
@@ -436,6 +513,8 @@ cdef class AsyncLimiter:
             else:
                 waiter.state = LOST
                 self.leak.level = max(self.leak.level - cost, 0)
+                if self.hold != NULL:
+                    hold_give_back(self.hold, self.permits(cost))
         return woken
 
     cdef int plan(self, bint rests) except -1:
@@ -448,7 +527,7 @@ cdef class AsyncLimiter:
         cdef Link link
         if self.waiting:
             cost = self.cost(self.candidate())
-            deadline = 0 if self.leak.last == NEVER else leak_due(&self.leak, cost)
+            deadline = 0 if self.leak.last == NEVER else statement_due(self, cost)
             # For so long after the deadline the bucket still leaks: until then lateness costs nothing of the rate.
             bridge = (self.leak.capacity - cost) // self.leak.drain
             if bridge < HASTY:
@@ -478,6 +557,8 @@ cdef class AsyncLimiter:
         if self.timer is not UNBOUND and not self.timer.intact(now):
             now = self.timer.now(UNKNOWN)
         if now != UNKNOWN:
+            if self.hold != NULL and now >= self.hold.opens:
+                statement_open(self, now)
             leak_advance(&self.leak, now)
         return 0
 
@@ -489,7 +570,7 @@ cdef class AsyncLimiter:
         loop = running_loop()
         if loop is None:
             return 0
-        self.timer = loop_timer(loop)
+        statement_follow(self, loop_timer(loop))
         if self.timer.has_stock_clock(clock_ns()) != (former is UNBOUND or former.method is not None):
             self.leak.last = NEVER
         if former is not UNBOUND:
@@ -515,43 +596,3 @@ cdef class AsyncLimiter:
             if not closed_only:
                 self.links = []
         return 0
-
-
-cdef int (*limiter_traverse_fields)(PyObject*, visitproc, void*) noexcept
-
-
-cdef int limiter_traverse(PyObject* self, visitproc visit, void* arg) noexcept:
-    """Show the garbage collector the waiters that the queue holds."""
-    cdef Py_ssize_t i
-    cdef int stop = limiter_traverse_fields(self, visit, arg)
-    for i in range((<AsyncLimiter>self).queue.size):
-        if stop:
-            break
-        stop = visit(<PyObject*>(<char*>(<AsyncLimiter>self).queue.slots[i] - WAITER_NODE), arg)
-    return stop
-
-
-cdef int limiter_clear(PyObject* self) noexcept:
-    (<AsyncLimiter>self).drop(False)
-    return 0
-
-
-limiter_traverse_fields = <int (*)(PyObject*, visitproc, void*) noexcept>(<TypeSlots*>AsyncLimiter).tp_traverse
-(<TypeSlots*>AsyncLimiter).tp_traverse = <void*>limiter_traverse
-(<TypeSlots*>AsyncLimiter).tp_clear = <void*>limiter_clear
-AsyncLimiter.__module__ = "aiolimiter_fast"
-
-
-cdef inline bint is_plain(AsyncLimiter limiter):
-    """Whether `acquire` is the one defined here: nobody has subclassed the limiter or patched its class."""
-    global plain_version
-    cdef TypeSlots* slots = Py_TYPE(limiter)
-    if slots.tp_version_tag != plain_version or plain_version == 0:  # 0: the type has no version
-        if type(limiter) is not AsyncLimiter or AsyncLimiter.acquire is not plain_acquire:
-            return False
-        plain_version = slots.tp_version_tag
-    return True
-
-
-cdef object plain_acquire = AsyncLimiter.acquire
-cdef unsigned int plain_version = 0

@@ -1,21 +1,19 @@
-"""The sliding-window log that processes share. Included by `_bucket.pyx`; the algorithm is in `shared.pxd`."""
+"""What processes share: the sliding-window log. Included by `_bucket.pyx`; the algorithm is in `shared.pxd`."""
 
 cdef str NO_NAME = ""
 
 
 @cython.no_gc_clear
-cdef class SharedWindow(Window):
-    """A window log in a mapped file that other processes map too, with a copy of what counts in this process.
+cdef class Shared(Window):
+    """A meter in a mapped file that other processes map too. Those who wait here wait in one line per process.
 
-    `_attach` gives it the file. Names are not kept. Those who wait here wait in one line per process.
+    `_attach` gives it the file.
     """
-    cdef shared_t shared
+    cdef int64_t* words           # the file; NULL where there is none
     cdef Py_buffer view
-    cdef long forks               # `generation` when it last began anew
-    cdef int64_t claimed          # the instant that what was claimed last carries
     cdef TypeSlots* kind          # of the algorithm
     cdef unsigned int version     # of that type
-    cdef bint direct              # `put` comes to nothing but a decision of the log, as long as `seen` says so
+    cdef bint direct              # `put` comes to nothing but a decision of the meter, as long as `seen` says so
 
     METHOD = "cas"
 
@@ -28,26 +26,104 @@ cdef class SharedWindow(Window):
             raise NotImplementedError(
                 "this processor has no compare-and-swap of 16 bytes; AIOLIMITER_FAST_NO_EXTENSIONS=1 uses a file lock"
             )
-        cdef int64_t shift = 0
         self._detach()
         PyObject_GetBuffer(mapping, &self.view, PyBUF_WRITABLE)
-        while SHARED_SLOTS * 8 + (<int64_t>16 << (shift + 1)) <= self.view.len:
-            shift += 1
-        self.shared.shift, self.shared.room = shift, <int64_t>1 << shift
-        self.shared.words = <int64_t*>self.view.buf
-        self.shared.looked, self.shared.stale = INT64_MIN, True
-        self.leaks = True
+        self.words = <int64_t*>self.view.buf
+        self.attached()
+
+    cdef int attached(self) except -1:
+        return 0
 
     def _detach(self):
         """Let go of the file."""
         with cython.critical_section(self):
-            if self.shared.words != NULL:
-                self.shared.words = NULL
+            if self.words != NULL:
+                self.words = NULL
                 PyBuffer_Release(&self.view)
 
     def __dealloc__(self):
-        if self.shared.words != NULL:
+        if self.words != NULL:
             PyBuffer_Release(&self.view)
+
+    cdef inline int check_open(self) except -1:
+        if self.words == NULL:
+            raise ValueError("the bucket is closed")
+        return 0
+
+    cdef int64_t due_as_seen(self, int64_t weight) noexcept:
+        """`due`, by what was seen last."""
+        return NEVER
+
+    def _decide_directly(self, algorithm):
+        """Let `put` decide without a look at the algorithm, until it, the rates or the bucket change; None: do not."""
+        self.kind = Py_TYPE(algorithm)
+        self.version = self.kind.tp_version_tag
+        self.direct = algorithm is not None and self.version != 0
+        self.relied = True
+        if isinstance(algorithm, Watched):
+            (<Watched>algorithm).relied = True
+
+    def put(self, item):
+        """Store the item if every rate has room for its weight at its timestamp, and say whether."""
+        cdef int64_t weight, now
+        cdef int odd = 0
+        if self.direct and self.seen == changes and self.kind.tp_version_tag == self.version:
+            units, timestamp = item.weight, item.timestamp
+            if PyLong_CheckExact(units) and PyLong_CheckExact(timestamp):
+                weight = PyLong_AsLongLongAndOverflow(units, &odd)
+                if not odd and 0 < weight <= MOST:
+                    now = PyLong_AsLongLongAndOverflow(timestamp, &odd)
+                    if not odd and -MOST // MILLISECOND <= now <= MOST // MILLISECOND:
+                        return self.put_at(weight, now * MILLISECOND)
+        return self._put_slowly(item)
+
+    def _put_at(self, int64_t weight, int64_t now):
+        """Take `weight` at `now` and say whether, or note which rate refused it and until when."""
+        return self.put_at(weight, now)
+
+    cdef bint put_at(self, int64_t weight, int64_t now) except -1:
+        cdef int64_t due
+        with cython.critical_section(self):
+            if self.take(weight, None, now) == 1:
+                self.admit()
+                return True
+            self.deny(weight)
+            due = self.due_as_seen(weight)
+            if due != NEVER:
+                self.last_wait = (weight, (due + MILLISECOND - 1) // MILLISECOND)
+        return False
+
+    def _take(self, name, int64_t weight, int64_t now):
+        """Admit `weight` at `now` and return None, or return the rate that has no room."""
+        with cython.critical_section(self):
+            if self.take(weight, None, now) == 1:
+                self.admit()
+                return None
+            self.deny(weight)
+            return self.failing
+
+    def _append(self, name, int64_t weight, int64_t now):
+        """Not here: what others have entered has to be seen first."""
+        raise NotImplementedError("an item enters shared memory only by a decision")
+
+
+@cython.no_gc_clear
+cdef class SharedWindow(Shared):
+    """A window log in a file, with a copy of what counts in this process. Names are not kept."""
+    cdef shared_t shared
+    cdef long forks               # `generation` when it last began anew
+    cdef int64_t claimed          # the instant that what was claimed last carries
+    cdef int64_t counted          # the statements have counted the entries before that number
+
+    cdef int attached(self) except -1:
+        cdef int64_t shift = 0
+        while SHARED_SLOTS * 8 + (<int64_t>16 << (shift + 1)) <= self.view.len:
+            shift += 1
+        self.shared.shift, self.shared.room = shift, <int64_t>1 << shift
+        self.shared.words = self.words
+        self.shared.looked, self.shared.stale = INT64_MIN, True
+        self.counted = 0
+        return 0
 
     cdef inline int64_t span(self) noexcept:
         return self.log.rates[self.longest].interval
@@ -70,8 +146,7 @@ cdef class SharedWindow(Window):
         """See what others have entered. Raises ValueError if there is no file, or none that makes sense."""
         cdef int64_t time, weight
         cdef int step
-        if self.shared.words == NULL or self.log.count == 0:
-            raise ValueError("the bucket is closed")
+        self.check_open()
         try:
             if self.forks != generation:  # who knows what another thread was doing when this process was forked
                 self.forks = generation
@@ -87,6 +162,8 @@ cdef class SharedWindow(Window):
                     break
                 if step > 0:
                     self.note(time, weight)
+                    if self.log.rows > self.log.count:
+                        self.count_for_statements(weight)
         except BaseException:
             self.shared.stale = True
             raise
@@ -95,7 +172,19 @@ cdef class SharedWindow(Window):
         self.expire()
         return 0
 
-    cdef inline int64_t due_as_seen(self, int64_t weight) noexcept:
+    cdef int count_for_statements(self, int64_t weight) except -1:
+        """See that they count the entry that was noted last once, however often it is read."""
+        if self.shared.next <= self.counted:
+            window_count_stated(&self.log, -weight)
+        self.counted = max(self.counted, self.shared.next)
+        return 0
+
+    cdef bint see(self, int64_t now) except -1:
+        self.look(now)
+        self.counted = self.shared.next
+        return self.slot_due() == 0
+
+    cdef int64_t due_as_seen(self, int64_t weight) noexcept:
         return max(window_due(&self.log, weight), self.slot_due())
 
     cdef inline int64_t slot_due(self) noexcept:
@@ -117,6 +206,8 @@ cdef class SharedWindow(Window):
         self.claimed = self.shared.last
         try:
             self.note(self.claimed, weight)
+            if self.log.rows > self.log.count:
+                self.counted = self.shared.next
         except BaseException:
             self.shared.stale = True
             raise
@@ -157,55 +248,12 @@ cdef class SharedWindow(Window):
     def _configure(self, list rates, list limits, list intervals):
         """Set the rates by rising interval. Raises ValueError for others than the file was made for."""
         cdef Py_ssize_t i
-        if self.shared.words != NULL:
+        if self.words != NULL:
             known = [(self.log.rates[i].limit, self.log.rates[i].interval) for i in range(self.log.count)]
             if known != list(zip(limits, intervals)):
+                self.seen = changes - 1  # to be read again, and refused again
                 raise ValueError(f"rates of shared memory cannot be changed, got {rates!r}")
         Window._configure(self, rates, limits, intervals)
-
-    def _take(self, name, int64_t weight, int64_t now):
-        """Admit `weight` at `now` and return None, or return the rate that has no room."""
-        with cython.critical_section(self):
-            if self.take(weight, None, now) == 1:
-                self.admit()
-                return None
-            self.deny(weight)
-            return self.failing
-
-    def _decide_directly(self, algorithm):
-        """Let `put` decide without a look at the algorithm, until it, the rates or the bucket change; None: do not."""
-        self.kind = Py_TYPE(algorithm)
-        self.version = self.kind.tp_version_tag
-        self.direct = algorithm is not None and self.version != 0
-        self.relied = True
-        if isinstance(algorithm, Watched):
-            (<Watched>algorithm).relied = True
-
-    def put(self, item):
-        """Store the item if every rate has room for its weight at its timestamp, and say whether."""
-        cdef int64_t weight, now
-        cdef int odd = 0
-        if self.direct and self.seen == changes and self.kind.tp_version_tag == self.version:
-            units, timestamp = item.weight, item.timestamp
-            if PyLong_CheckExact(units) and PyLong_CheckExact(timestamp):
-                weight = PyLong_AsLongLongAndOverflow(units, &odd)
-                if not odd and 0 < weight <= MOST:
-                    now = PyLong_AsLongLongAndOverflow(timestamp, &odd)
-                    if not odd and -MOST // MILLISECOND <= now <= MOST // MILLISECOND:
-                        return self.put_at(weight, now * MILLISECOND)
-        return self._put_slowly(item)
-
-    cdef bint put_at(self, int64_t weight, int64_t now) except -1:
-        cdef int64_t due
-        with cython.critical_section(self):
-            if self.take(weight, None, now) == 1:
-                self.admit()
-                return True
-            self.deny(weight)
-            due = self.due_as_seen(weight)
-            if due != NEVER:
-                self.last_wait = (weight, (due + MILLISECOND - 1) // MILLISECOND)
-        return False
 
     def _seen(self, int64_t now):
         """See what others have entered; return how much was seen."""
@@ -220,21 +268,29 @@ cdef class SharedWindow(Window):
         """
         cdef int64_t due
         with cython.critical_section(self):
-            if self.shared.words == NULL:
-                raise ValueError("the bucket is closed")
+            self.check_open()
             if self.shared.next != seen:
                 return -1
             due = self.slot_due()
             return due if due > 0 else self.claim(weight, now) - 1
 
-    def _append(self, name, int64_t weight, int64_t now):
-        """Not here: what others have entered has to be seen first."""
-        raise NotImplementedError("an item enters shared memory only by a decision")
-
     def _units(self):
-        """Units in the longest window."""
-        self._seen(self.now())
-        return Window._units(self)
+        """Units in the ring that nobody has leaked, whether they count still or not."""
+        cdef int64_t number
+        with cython.critical_section(self):
+            self.look(max(self.shared.looked, -MOST))  # whatever the time
+            number = shared_first(&self.shared)
+            return shared_units(&self.shared, &number, INT64_MAX)
+
+    def _leak(self, int64_t instant):
+        """Tell no more of what is older than an instant, in any process; return its units."""
+        cdef int64_t number, units
+        with cython.critical_section(self):
+            self.look(max(self.shared.looked, -MOST))  # whatever the time
+            number = shared_first(&self.shared)
+            units = shared_units(&self.shared, &number, instant)
+            shared_raise(&self.shared, SHARED_LEAKED, number)
+            return units
 
     def _unit(self, Py_ssize_t index):
         """The (name, instant, weight) that the unit at `index` belongs to, 0 the newest, -1 the oldest; or None."""
@@ -252,10 +308,6 @@ cdef class SharedWindow(Window):
             self.look(now)
             return self.due_as_seen(weight)
 
-    def _leak(self, int64_t instant):
-        """Nothing: what has left the longest window is forgotten as it goes."""
-        return 0
-
     def _room(self, instant):
         """Units that each rate has left at an instant; None is now, by the monotonic clock."""
         self._seen(clock_ns() if instant is None else instant)
@@ -271,4 +323,4 @@ cdef class SharedWindow(Window):
             self.replan()
 
 
-(<TypeSlots*>SharedWindow).tp_clear = <void*>line_clear
+(<TypeSlots*>Shared).tp_clear = (<TypeSlots*>SharedWindow).tp_clear = <void*>line_clear

@@ -38,7 +38,15 @@ cdef class Window(Line):
         """Take `weight` if it fits now and nobody waits: 1; 0 if it does not fit, -1 if it never does."""
         window_advance(&self.log, now)
         if window_failing(&self.log, weight) >= 0:
-            return -1 if window_due(&self.log, weight) == NEVER else 0
+            return self.refuse(weight, name, now)
+        self.charge(weight, name, now)
+        return 1
+
+    cdef int refuse(self, int64_t weight, str name, int64_t now) except -2:
+        """Refuse, as there is no room, unless it was a statement that left none, and it is over by now."""
+        cdef int64_t due = window_due(&self.log, weight)
+        if due > now:
+            return -1 if due == NEVER else 0
         self.charge(weight, name, now)
         return 1
 
@@ -87,7 +95,7 @@ cdef class Window(Line):
         cdef void* place = self.first
         cdef int64_t* instants = <int64_t*>PyMem_RawMalloc(2 * size * sizeof(int64_t))
         cdef int64_t* weights = instants + size
-        cdef window_rate* rates = <window_rate*>PyMem_RawMalloc(max(self.log.count, 1) * sizeof(window_rate))
+        cdef window_rate* rates = <window_rate*>PyMem_RawMalloc((self.log.rows + 1) * sizeof(window_rate))
         cdef window_rate* rate
         cdef int64_t units
         if instants == NULL or rates == NULL:
@@ -95,7 +103,8 @@ cdef class Window(Line):
             PyMem_RawFree(rates)
             raise MemoryError
         window_advance(&self.log, now)
-        for i in range(self.log.count):
+        window_stated_due(&self.log, 0)
+        for i in range(self.log.rows):
             rates[i] = self.log.rates[i]
         while instant != NEVER and n < size:
             units = (<Waiter>place).weight if place != NULL else weight
@@ -116,7 +125,11 @@ cdef class Window(Line):
                         rate.used -= weights[number]
                         instant = max(instant, instants[number] + rate.interval + 1)
                     rate.tail += 1
-            for i in range(self.log.count):
+            for i in range(self.log.count, self.log.rows):
+                rate = &rates[i]
+                if units > rate.limit - rate.used:
+                    instant = max(instant, rate.until)
+            for i in range(self.log.rows):
                 rates[i].used += units
             instants[n], weights[n] = instant, units
             n += 1
@@ -155,7 +168,7 @@ cdef class Window(Line):
 
     cdef int deny(self, int64_t weight) except -1:
         cdef Py_ssize_t rate = window_failing(&self.log, weight)
-        self.failing = self.rates_[rate] if rate >= 0 else None
+        self.failing = self.rates_[min(rate, self.log.count - 1)] if rate >= 0 else None
         self.last_wait = None
         return 0
 
@@ -173,7 +186,7 @@ cdef class Window(Line):
         cdef Py_ssize_t count = len(rates)
         cdef int64_t number
         cdef bint changed
-        cdef window_rate* table = <window_rate*>PyMem_RawMalloc(max(count, 1) * sizeof(window_rate))
+        cdef window_rate* table = <window_rate*>PyMem_RawMalloc((count + STATED) * sizeof(window_rate))
         if table == NULL:
             raise MemoryError
         try:
@@ -192,7 +205,10 @@ cdef class Window(Line):
                     table[i].tail = self.log.first
                     for number in range(self.log.first, self.log.next):
                         table[i].used += self.log.weights[window_slot(&self.log, number)]
+                for i in range(self.log.rows - self.log.count):
+                    table[count + i] = self.log.rates[self.log.count + i]
                 self.log.rates, table = table, self.log.rates
+                self.log.rows = count + self.log.rows - self.log.count
                 self.log.count = count
                 self.longest = 0
                 for i in range(count):
@@ -247,10 +263,12 @@ cdef class Window(Line):
             self.units += min(weight, HEAVIEST)
 
     def _rate_due(self, int64_t weight, rate, int64_t now):
-        """The instant at which `rate` alone has room for `weight`."""
+        """The instant at which `rate` alone has room for `weight`, and no statement refuses it."""
+        cdef int64_t due
         with cython.critical_section(self):
             window_advance(&self.log, now)
-            return window_rate_due(&self.log, &self.log.rates[self.rates_.index(rate)], weight)
+            due = window_rate_due(&self.log, &self.log.rates[self.rates_.index(rate)], weight)
+            return max(due, window_stated_due(&self.log, weight))
 
     def _count_since(self, int64_t instant):
         """Units at or after an instant."""
@@ -323,9 +341,60 @@ cdef class Window(Line):
     def _room(self, instant):
         """Units that each rate has left at an instant; None is now, by the monotonic clock."""
         cdef Py_ssize_t i
+        cdef int64_t left
         with cython.critical_section(self):
             window_advance(&self.log, clock_ns() if instant is None else <int64_t>instant)
-            return [max(self.log.rates[i].limit - self.log.rates[i].used, 0) for i in range(self.log.count)]
+            left = window_stated_left(&self.log)
+            return [
+                max(min(self.log.rates[i].limit - self.log.rates[i].used, left), 0) for i in range(self.log.count)
+            ]
+
+    def _state(self, int64_t wait, int64_t left):
+        """Admit at most `left` units within `wait` ns from now."""
+        cdef int64_t now
+        with cython.critical_section(self):
+            self.renew()
+            now = self.now()
+            self.see(now)
+            if wait > 0 and window_state(&self.log, now + wait, left):
+                if self.waiting:
+                    self.plan(now)
+
+    cdef bint see(self, int64_t now) except -1:
+        """Be at `now`, and say whether there is a place for an entry."""
+        if self.log.count == 0:
+            raise ValueError("the bucket has no rates")
+        window_advance(&self.log, now)
+        return True
+
+    def _unstate(self):
+        """Forget all statements."""
+        with cython.critical_section(self):
+            self.log.rows = self.log.count
+            self.replan()
+
+    def _spend(self, str name, int64_t left):
+        """Enter as much as if all but `left` units of what there is room for had been admitted."""
+        cdef int64_t now, weight
+        cdef Py_ssize_t i
+        with cython.critical_section(self):
+            self.renew()
+            while True:
+                now = self.now()
+                if not self.see(now):
+                    return
+                weight = NEVER
+                for i in range(self.log.count):
+                    weight = min(weight, self.log.rates[i].limit - self.log.rates[i].used)
+                weight -= left
+                if weight <= 0:
+                    return
+                if self.claim(weight, now):
+                    break
+            self.charge(weight, name, now)
+            window_count_stated(&self.log, -weight)  # they are of what was really admitted
+            if self.waiting:
+                self.plan(now)
 
     def _deny(self, rate, wait):
         """Note which rate refused an item, and what the caller makes of that; None and None for an admission."""

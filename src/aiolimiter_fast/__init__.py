@@ -45,6 +45,7 @@ if _TYPE_CHECKING:
         RedisBucket,
         RedisStateStore,
         SharedMemoryBucket,
+        SharedMemoryStateBucket,
         SQLiteBucket,
         SQLiteClock,
         SQLiteQueries,
@@ -70,8 +71,7 @@ _LAZY = {
     "buckets": (
         "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
         "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
-        "SharedMemoryBucket",
-        "StateBucket",
+        "SharedMemoryBucket", "SharedMemoryStateBucket", "StateBucket",
     ),
     "clocks": ("AbstractClock", "MonotonicAsyncClock", "MonotonicClock", "PostgresClock", "WallClock"),
     "limiter": ("Counters", "Limiter", "SingleBucketFactory"),
@@ -91,10 +91,10 @@ __all__ = [
     "Limiter", "LimiterError", "LogAlgorithm", "MonotonicAsyncClock", "MonotonicClock", "MultiprocessBucket",
     "MultiprocessStateStore", "Observation", "PgQueries", "PostgresBucket", "PostgresClock", "Rate", "RateItem",
     "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries", "SharedMemoryBucket",
-    "SharedMemoryError", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm", "StateBucket", "StateStore",
-    "StrictLimiter", "Throttle", "Throttler", "TokenBucket", "WallClock", "WorkerPool", "__version__", "amap",
-    "batch", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory", "pacing", "run_all",
-    "run_any", "run_on_each", "validate_rate_list",
+    "SharedMemoryError", "SharedMemoryStateBucket", "SingleBucketFactory", "SlidingWindowLog", "StateAlgorithm",
+    "StateBucket", "StateStore", "StrictLimiter", "Throttle", "Throttler", "TokenBucket", "WallClock", "WorkerPool",
+    "__version__", "amap", "batch", "dedicated_sqlite_clock_connection", "id_generator", "install", "limiter_factory",
+    "pacing", "run_all", "run_any", "run_on_each", "validate_rate_list",
 ]  # fmt: skip
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from aiolimiter_fast._budget import answer_within
 from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Waiter, Watched, sleep_in_line, text_of, wait_in_line
 from aiolimiter_fast._window_py import Window
+
+# Seconds, beyond which a timeout is none.
+LONGEST = 4e9
 
 
 class Admission(Watched):
@@ -35,13 +39,21 @@ class Admission(Watched):
         self._window = window
         with deciding:
             if window._clock_ns != clock:
+                stated = window._log.rows[len(window._log.rates) :]
+                before = window._now() if stated else 0
                 window._clock_ns = clock
+                for row in stated:
+                    row.until += window._now() - before
                 window._log.latest = -NEVER  # of the other clock
                 window._replan()
 
     def try_acquire(self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1) -> Any:
         """Take permits, waiting in this thread until there is room."""
-        return self._acquire(name, weight, blocking, timeout)  # type: ignore[attr-defined]
+        seconds: Any = timeout
+        if not (isinstance(seconds, (int, float)) and 0 <= seconds < LONGEST):
+            return self._acquire(name, weight, blocking, timeout)  # type: ignore[attr-defined]
+        with answer_within(seconds):
+            return self._acquire(name, weight, blocking, timeout)  # type: ignore[attr-defined]
 
     def try_acquire_async(
         self, name: str = "pyrate", weight: int = 1, blocking: bool = True, timeout: float = -1
@@ -64,14 +76,22 @@ class Admission(Watched):
                     self._refused += 1
         return decision
 
+    def _decide_within(self, patience: int) -> Callable[[Any, int, bool], int]:
+        def decide(name: Any, weight: int, waits: bool) -> int:
+            with answer_within(patience / 1e9):
+                return self._decide(name, weight, waits)
+
+        return decide
+
     async def _wait(self, name: Any, weight: int, block: bool, patience: int) -> bool:
         window = self._window
         assert window is not None
         waiter = Waiter(self, window, text_of(name), weight, NEVER if patience < 0 else patience)
         waiter.block = block
-        admitted, waited = await wait_in_line(waiter, self._decide)
+        admitted, waited = await wait_in_line(waiter, self._decide if patience < 0 else self._decide_within(patience))
         if waited is not None:
             self._note(admitted, waited)
+            window._judge(admitted)
         return admitted
 
     def _sleep(self, name: Any, weight: int, patience: int) -> bool:
@@ -81,6 +101,7 @@ class Admission(Watched):
         waiter = Waiter(self, window, text_of(name), weight, NEVER if patience < 0 else patience)
         admitted, waited = sleep_in_line(waiter)
         self._note(admitted, waited)
+        window._judge(admitted)
         return admitted
 
     def _note(self, admitted: bool, waited: int) -> None:

@@ -57,6 +57,25 @@ def timeout(value: object) -> float:
     return result
 
 
+def soon(when: float, now: float) -> None:
+    """Refuse an instant that is too far away, such as the seconds since 1970 where the clock has another origin."""
+    if when - now > MAX_PERIOD:
+        raise ValueError(f"when must be at most {MAX_PERIOD:g} seconds from now={now:.9g}, got {when!r}")
+
+
+def stated(limit: object, remaining: object, reset: object) -> tuple[float, float]:
+    """Permits and seconds, -1 for what is not stated."""
+    if limit is not None and not 0 < number("limit", limit) <= MAX_RATE:
+        raise ValueError(f"limit must be positive and at most {MAX_RATE:g} permits, got {limit!r}")
+    permits = -1.0 if remaining is None else number("remaining", remaining)
+    if permits < 0 and remaining is not None:
+        raise ValueError(f"remaining must be 0 or more permits, got {remaining!r}")
+    seconds = -1.0 if reset is None else number("reset", reset)
+    if reset is not None and not 0 <= seconds <= MAX_PERIOD:
+        raise ValueError(f"reset must be 0 to {MAX_PERIOD:g} seconds, got {reset!r}")
+    return permits, seconds
+
+
 def period(name: str, value: object) -> float:
     """Seconds that nanoseconds can hold."""
     result = number(name, value)

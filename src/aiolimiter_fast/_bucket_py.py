@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Coroutine
 from math import inf, isfinite
@@ -23,14 +22,16 @@ from aiolimiter_fast._decorator import limited
 from aiolimiter_fast._line_py import Line, Watched
 from aiolimiter_fast._loop_py import SLICE, UNKNOWN, LoopTimer, TimerFd, clock_ns, forked
 from aiolimiter_fast._pacing_py import Drips, Gate, Pace, Spacing, Ticks
-from aiolimiter_fast._shared_py import SharedWindow
+from aiolimiter_fast._shared_py import Shared, SharedWindow
+from aiolimiter_fast._shared_record_py import SharedRecord
+from aiolimiter_fast._statements_py import Statements
 from aiolimiter_fast._waiter_py import DONE, EXPIRED, GRANTED, LOST, REFUSED, WAITING, Expiry, Link, Waiter
 from aiolimiter_fast._window_py import Window
 from aiolimiter_fast.errors import REUSED_ACROSS_LOOPS, AcquireTimeout, LimitReached
 
 __all__ = [
-    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "SharedWindow",
-    "Spacing", "Ticks", "TimerFd", "Watched", "Window", "attach", "forked",
+    "Admission", "AsyncLimiter", "Drips", "Gate", "LeakyBucket", "Limited", "Line", "LoopTimer", "Pace", "Shared",
+    "SharedRecord", "SharedWindow", "Spacing", "Ticks", "TimerFd", "Watched", "Window", "attach", "forked",
 ]  # fmt: skip
 
 REST = 20_000_000
@@ -91,52 +92,7 @@ class LeakyBucket:
         return self._leak.permits()
 
 
-class Blank:
-    """The state of a limiter before `__init__`; a class of its own, as `__new__` would hide the limiter's signature."""
-
-    __slots__ = (
-        "__weakref__", "_arrivals", "_burst", "_configurations", "_fair", "_generation", "_leak", "_limit", "_links",
-        "_lock", "_max_rate", "_newest", "_oldest", "_one", "_overtaken", "_queue", "_queued", "_time_period", "_timer",
-        "_waiting",
-    )  # fmt: skip
-
-    _lock: threading.RLock
-    _leak: Leak
-    _limit: float
-    _max_rate: float
-    _time_period: float
-    _burst: float | None
-    _fair: bool
-    # Cost of one permit; 0 where more than the burst.
-    _one: int
-    _timer: LoopTimer | None
-    # Entries (cost, arrival, waiter); those of waiters that have left are passed over.
-    _queue: list[tuple[int, int, Waiter]]
-    _waiting: int
-    _oldest: Waiter | None
-    _newest: Waiter | None
-    _overtaken: int
-    _queued: int
-    _arrivals: int
-    _configurations: int
-    _generation: int
-    _links: list[Link]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls)
-        self._lock = threading.RLock()
-        self._leak = Leak(1.0, 1.0, 1.0)
-        self._limit = -1.0
-        self._one = 0
-        self._fair = False
-        self._timer = self._oldest = self._newest = None
-        self._queue, self._links = [], []
-        self._waiting = self._overtaken = self._queued = self._arrivals = self._configurations = 0
-        self._generation = _loop_py.generation
-        return self
-
-
-class AsyncLimiter(Blank):
+class AsyncLimiter(Statements):
     """Limit how often code runs: a leaky bucket that asyncio tasks wait at.
 
     The documentation is that of the extension's class of the same name.
@@ -154,6 +110,7 @@ class AsyncLimiter(Blank):
         if self._waiting:
             raise RuntimeError(f"{self!r} cannot be set up anew while tasks wait")
         self._configure(max_rate, time_period, burst)
+        self._asked = None
         self._fair = fair
 
     async def acquire(self, amount: float = 1, *, block: bool = True, timeout: float | None = None) -> None:
@@ -238,7 +195,8 @@ class AsyncLimiter(Blank):
 
     @max_rate.setter
     def max_rate(self, value: float) -> None:
-        self._configure(value, self._time_period, self._burst)
+        self._configure(value, self._time_period, self._burst if self._asked is None else self._asked[1])
+        self._asked = None
 
     @property
     def time_period(self) -> float:
@@ -257,6 +215,8 @@ class AsyncLimiter(Blank):
     @burst.setter
     def burst(self, value: float | None) -> None:
         self._configure(self._max_rate, self._time_period, value)
+        if self._asked is not None:
+            self._asked = self._asked[0], value
 
     @property
     def fair(self) -> bool:
@@ -269,7 +229,7 @@ class AsyncLimiter(Blank):
             self._advance()
             notes = f"level: {self._leak.permits():f}, waiters: {self._waiting}"
             if self._waiting:
-                wait = max(self._leak.due(self._candidate().cost) - self._leak.last, 0)
+                wait = max(self._due(self._candidate().cost) - self._leak.last, 0)
                 notes += f", waking in {wait // 1000} \N{MICRO SIGN}s"
         return f"<{_arguments.describe(self)} at {id(self):#x} [{notes}]>"
 
@@ -363,8 +323,8 @@ class AsyncLimiter(Blank):
             # Half of what `with` costs; within the `try`, so that an interrupt upon it leaves nothing locked.
             lock.acquire()
             now = clock_ns()
-            timer = self._timer
-            # As nearly always: nobody waits, the loop is open, and its clock is the stock one.
+            timer = self._quick
+            # As nearly always: nobody waits, nothing is stated, the loop is open, and its clock is the stock one.
             if not self._waiting and timer is not None and (now < timer.trusted or timer.renew(now)):
                 leak.advance(now)
                 level = leak.level + cost
@@ -378,9 +338,9 @@ class AsyncLimiter(Blank):
         self._bind()
         with self._lock:
             self._advance()
-            admitted = leak.fits(cost) if alone else self._admits(cost, waits)
+            admitted = self._fits(cost) if alone else self._admits(cost, waits)
             if admitted and take:
-                leak.level += cost
+                self._take(cost)
                 if self._newest is not None:
                     self._newest.passed += cost
                     self._overtaken += cost
@@ -395,14 +355,13 @@ class AsyncLimiter(Blank):
                 self._plan(0)
         if self._waiting and cost:
             passes = not self._fair and self._overtaken + cost <= self._leak.capacity
-            if not passes or self._leak.fits(self._candidate().cost):
+            if not passes or self._fits(self._candidate().cost):
                 return False
-        return self._leak.fits(cost)
+        return self._fits(cost)
 
     def _served_within(self, cost: int, patience: int) -> bool:
         """Whether a newcomer would be admitted in time even behind all who wait."""
-        leak = self._leak
-        return self._queued + leak.level + cost - leak.capacity <= patience * leak.drain
+        return self._wait_of(self._queued + cost) <= patience
 
     def _estimate(self, cost: int) -> int:
         """Nanoseconds until a newcomer of this cost would be admitted if nobody else came or left."""
@@ -413,8 +372,7 @@ class AsyncLimiter(Blank):
                 for waiter in self._waiters()
                 if self._fair or waiter.cost <= cost or (passing and waiter is self._oldest)
             )
-            excess = units + self._leak.level + cost - self._leak.capacity
-            return max(-(-excess // self._leak.drain), 1)
+            return max(self._wait_of(units + cost), 1)
 
     def _enqueue(self, waiter: Waiter) -> None:
         """Let `waiter` wait in the running loop."""
@@ -495,13 +453,13 @@ class AsyncLimiter(Blank):
         here = _loop_py.running_loop()
         while self._waiting and woken < budget:
             waiter = self._candidate()
-            if not self._leak.fits(waiter.cost):
+            if not self._fits(waiter.cost):
                 break
             if waiter.earlier is not None:
                 waiter.earlier.passed += waiter.cost
                 self._overtaken += waiter.cost
             self._remove(waiter)
-            self._leak.level += waiter.cost
+            self._take(waiter.cost)
             waiter.passed = self._leak.empty()
             waiter.state = GRANTED
             waiter.configuration = self._configurations
@@ -510,15 +468,14 @@ class AsyncLimiter(Blank):
             else:
                 waiter.state = LOST
                 self._leak.level = max(self._leak.level - waiter.cost, 0)
+                self._hold.give_back(self._permits(waiter.cost))
         return woken
 
     def _plan(self, rest: int) -> None:
         """Enter the next deadline, at least `rest` ns away, in the heap of every loop that waits here."""
         deadline = NEVER
         if self._waiting:
-            deadline = (
-                0 if self._leak.last == NEVER else max(self._leak.due(self._candidate().cost), self._leak.last + rest)
-            )
+            deadline = 0 if self._leak.last == NEVER else max(self._due(self._candidate().cost), self._leak.last + rest)
         for link in self._links:
             timer = link.timer
             if link.waiting == 0:
@@ -540,6 +497,8 @@ class AsyncLimiter(Blank):
         """Let the level leak until now."""
         now = clock_ns() if self._timer is None else self._timer.now(UNKNOWN)
         if now != UNKNOWN:
+            if now >= self._hold.opens:
+                self._open(now)
             self._leak.advance(now)
 
     def _bind(self) -> None:
@@ -550,7 +509,8 @@ class AsyncLimiter(Blank):
         loop = _loop_py.running_loop()
         if loop is None:
             return
-        timer = self._timer = _loop_py.loop_timer(loop)
+        timer = _loop_py.loop_timer(loop)
+        self._follow(timer)
         if timer.has_stock_clock() != (former is None or former.method is not None):
             self._leak.last = NEVER
         if former is not None:

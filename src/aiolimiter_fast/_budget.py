@@ -6,13 +6,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["BUDGET", "MARGIN", "bounded", "deadline", "in_thread", "seconds_left"]
+__all__ = ["BUDGET", "MARGIN", "answer_within", "bounded", "deadline", "in_thread", "seconds_left"]
 
 T = TypeVar("T")
 
@@ -34,6 +35,16 @@ def seconds_left(budget: float | None = None) -> float:
         return budget
     end = deadline.get()
     return BUDGET if end is None else max(end - time.monotonic(), 0) + MARGIN
+
+
+@contextmanager
+def answer_within(timeout: float | None) -> Iterator[None]:
+    """Let calls of backends within a `with` block know the caller's timeout; None: there is none."""
+    token = deadline.set(None if timeout is None else time.monotonic() + timeout)
+    try:
+        yield
+    finally:
+        deadline.reset(token)
 
 
 async def bounded(awaitable: Awaitable[T], seconds: float) -> T:

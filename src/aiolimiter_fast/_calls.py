@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from aiolimiter_fast._budget import bounded, in_thread
 from aiolimiter_fast._budget import deadline as call_deadline
 from aiolimiter_fast._forking import deciding, forks
+from aiolimiter_fast._gate import Gate
 
 __all__ = ["Calls", "combined_lock"]
 
@@ -72,6 +73,16 @@ class Blocking:
     def __init__(self, function: Callable[[Any], Any], item: Any) -> None:
         self.function = function
         self.item = item
+
+
+class Held:
+    """The wait for what a bucket's gate lets in; resumed with whether it did before the deadline."""
+
+    __slots__ = ("gate", "weight")
+
+    def __init__(self, gate: Gate, weight: int) -> None:
+        self.gate = gate
+        self.weight = weight
 
 
 class Bounded:
@@ -166,7 +177,7 @@ class Calls:
         if self.blocking and self.asynchronous and (yield Turn(bucket)):
             fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
             item.timestamp = fresh.timestamp
-        while not (yield from asked(bucket, bucket.put, item)):
+        while not (yield from self.put_once(bucket, item)):
             if not self.blocking:
                 return False
             wait = yield from asked(bucket, bucket.waiting, item)
@@ -182,6 +193,25 @@ class Calls:
             # A thread counts on having slept as long as it meant to, even if the clock stands still.
             item.timestamp = fresh.timestamp if self.asynchronous else max(item.timestamp + pause, fresh.timestamp)
         return True
+
+    def put_once(self, bucket: Any, item: Any) -> Steps:
+        """Put the item, if need be when the bucket's gate lets it in."""
+        gate: Gate | None = getattr(bucket, "_gate", None)
+        if gate is None:
+            return bool((yield from asked(bucket, bucket.put, item)))
+        made = gate.made
+        if not gate.enter(item.weight):
+            if not self.blocking or not (yield Held(gate, item.weight)):
+                raise Expired("the bucket's gate is closed")
+            fresh = yield from settled(self.limiter.bucket_factory.wrap_item(item.name, item.weight))
+            item.timestamp = fresh.timestamp
+        admitted = False
+        try:
+            admitted = bool((yield from asked(bucket, bucket.put, item)))
+        finally:
+            if not admitted:
+                gate.leave(item.weight, made)
+        return admitted
 
     def drive(self, steps: Steps, deadline: float | None) -> Any:
         value = None
@@ -200,6 +230,9 @@ class Calls:
                             self.sleep(step.seconds)
                 elif isinstance(step, Blocking):
                     value = step.function(step.item)
+                elif isinstance(step, Held) and not self.asynchronous:
+                    with wait:
+                        value = step.gate.enter_later(step.weight, _left(deadline))
                 else:
                     self.asynchronous = True
                     return self._continue(steps, step, deadline)
@@ -237,6 +270,9 @@ class Calls:
                     value = await in_thread(step.function, step.item)
                 elif isinstance(step, Bounded):
                     value = await step.awaitable
+                elif isinstance(step, Held):
+                    with wait:
+                        value = await step.gate.enter_later_async(step.weight, _left(deadline))
                 elif step is not None:
                     value = await within(step, deadline)
                 with combined_lock(lock_of(self.limiter), True):
@@ -257,6 +293,11 @@ class Calls:
                 queue.leave()  # type: ignore[union-attr]
         self.limiter._note(admitted, wait.nanoseconds)
         return admitted
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until a deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def settled(value: Any, kind: Callable[[Any], Any] = lambda awaitable: awaitable) -> Generator[Any, Any, Any]:

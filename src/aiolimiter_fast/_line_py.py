@@ -286,6 +286,9 @@ class Line(Watched):
     def _bound(self) -> int:
         return 0
 
+    def _judge(self, admitted: bool) -> None:
+        """Raise what has kept a caller who waited from being admitted, if it was an error."""
+
     def _refresh(self) -> None:
         """Take note of what was changed since."""
 

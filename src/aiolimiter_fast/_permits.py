@@ -22,6 +22,7 @@ class Permits:
     """What a limiter can do, in the same words for all of them.
 
     Attributes:
+        limiter: the limiter itself.
         take: take `amount` permits if there is room now, and say whether; None where that cannot be asked.
         acquire: an awaitable that ends when `amount` permits are taken.
         gives_back: whether that awaitable, closed in the midst, leaves nothing taken.
@@ -31,7 +32,7 @@ class Permits:
         is_fresh: whether the limiter is as good as a new one; None where nobody knows.
     """
 
-    __slots__ = ("acquire", "block", "gives_back", "is_fresh", "is_named", "take", "wait_time")
+    __slots__ = ("acquire", "block", "gives_back", "is_fresh", "is_named", "limiter", "take", "wait_time")
 
     acquire: Callable[[float], Awaitable[object]]
     take: Callable[[float], bool] | None
@@ -46,6 +47,7 @@ class Permits:
         """
         if not is_limiter(limiter):
             raise TypeError(f"limiter must have acquire(), wait() or try_acquire_async(), got {limiter!r}")
+        self.limiter = limiter
         self.take = self.wait_time = self.block = self.is_fresh = None
         ours = is_as_made(limiter)
         self.is_named = callable(getattr(limiter, "try_acquire_async", None))

@@ -1,11 +1,12 @@
 """The files that processes share: made whole or not at all, and checked before they are believed.
 
-A file is a header of a page, and after it the slots of a log or the two copies of a state. What never changes is in the
+A file is a header of a page, and after it the slots of a log or the two lanes of a record. What never changes is in the
 first kilobyte, with a checksum.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -22,8 +23,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from aiolimiter_fast._budget import seconds_left
 from aiolimiter_fast._forking import deciding
-from aiolimiter_fast.errors import SharedMemoryError
+from aiolimiter_fast.errors import BackendUnavailable, SharedMemoryError
 
 if sys.platform == "win32":
     import msvcrt
@@ -36,31 +38,35 @@ PAGE = 4096
 SLOT = 16
 STATIC = 1024
 MAGIC = b"aiolimfs"
-VERSION = 1
+VERSION = 2
 LEAST_SLOTS = 64
-# Without `capacity`: 16 MiB.
+# Without `capacity`: a page, in which what counts no more is to be seen until it is leaked.
+LEAST_BY_DEFAULT = 256
+# And 16 MiB.
 MOST_SLOTS = 1 << 20
 HINT = 128  # in words, as in `_core/shared.pxd`
 LOCKED = 2048  # the byte that is locked where locks are of bytes
 
 METHODS = {"cas": 1, "lock": 2}
 KINDS = {"log": 1, "state": 2}
-FIXED = struct.Struct("=8sIIIIQ40s")
-RATE = struct.Struct("=qq")
+FIXED = struct.Struct("=8sIIIIIQ40s")
+RATE = struct.Struct("=qqq")
 MOST_RATES = (STATIC - FIXED.size - 4) // RATE.size
 
 
 class Layout(NamedTuple):
-    """What a file is made for. Rates: limit and interval (ns). Slots 0: as many as there are."""
+    """What a file is made for. Rates: limit, interval (ns), burst if it matters. Slots 0: as many as there are."""
 
     kind: str
     method: str
     slots: int
-    rates: tuple[tuple[int, int], ...] = ()
+    rates: tuple[tuple[int, ...], ...] = ()
+    algorithm: str = ""
 
     def header(self) -> bytes:
-        fixed = (MAGIC, VERSION, METHODS[self.method], KINDS[self.kind], len(self.rates), self.slots, boot())
-        static = FIXED.pack(*fixed) + b"".join(RATE.pack(*rate) for rate in self.rates)
+        numbers = (METHODS[self.method], KINDS[self.kind], zlib.crc32(self.algorithm.encode()), len(self.rates))
+        static = FIXED.pack(MAGIC, VERSION, *numbers, self.slots, boot())
+        static += b"".join(RATE.pack(*rate, *(0,) * (3 - len(rate))) for rate in self.rates)
         static = static.ljust(STATIC - 4, b"\0")
         words = bytearray(PAGE - STATIC)
         if self.kind == "log":
@@ -71,7 +77,7 @@ class Layout(NamedTuple):
         """What the file at `path` is. Raises SharedMemoryError if it is not what is wanted here."""
         if found[: len(MAGIC)] != MAGIC or len(found) < STATIC:
             raise SharedMemoryError(f"{path} is no shared memory of aiolimiter_fast")
-        _, version, method, kind, count, slots, booted = FIXED.unpack_from(found)
+        _, version, method, kind, algorithm, count, slots, booted = FIXED.unpack_from(found)
         if version != VERSION:
             raise SharedMemoryError(f"{path} has format {version}, but this version of aiolimiter_fast has {VERSION}")
         (checksum,) = struct.unpack_from("=I", found, STATIC - 4)
@@ -79,7 +85,10 @@ class Layout(NamedTuple):
             raise SharedMemoryError(f"{path} is damaged")
         if kind != KINDS[self.kind]:
             raise SharedMemoryError(f"{path} holds no {self.kind}")
-        rates = tuple(RATE.unpack_from(found, FIXED.size + i * RATE.size) for i in range(count))
+        if algorithm != zlib.crc32(self.algorithm.encode()):
+            raise SharedMemoryError(f"{path} is for another algorithm, not {self.algorithm or 'a log'}")
+        width = len(self.rates[0]) if self.rates else 2
+        rates = tuple(RATE.unpack_from(found, FIXED.size + i * RATE.size)[:width] for i in range(count))
         if rates != self.rates:
             raise SharedMemoryError(f"{path} is for other rates: {_told(rates)}, not {_told(self.rates)}")
         if self.slots and slots != self.slots:
@@ -159,8 +168,11 @@ class SharedFile:
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def _told(rates: tuple[tuple[int, int], ...]) -> str:
-    return ", ".join(f"{limit}/{interval // 1_000_000}" for limit, interval in rates)
+def _told(rates: tuple[tuple[int, ...], ...]) -> str:
+    return ", ".join(
+        f"{limit}/{interval // 1_000_000}" + (f" burst {burst[0]}" if burst and burst[0] != limit else "")
+        for limit, interval, *burst in rates
+    )
 
 
 def _make(path: Path, layout: Layout) -> None:
@@ -213,25 +225,46 @@ def _write_all(descriptor: int, header: bytes, slots: int) -> None:
 
 @contextmanager
 def locked(descriptor: int) -> Iterator[None]:
-    """Hold the lock of a file; the system frees it when the process ends, however that comes."""
-    if sys.platform == "win32":
-        os.lseek(descriptor, LOCKED, os.SEEK_SET)
-        while True:
-            with suppress(OSError):
-                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                break
-            time.sleep(0.0005)
-        try:
-            yield
-        finally:
+    """Hold the lock of a file; the system frees it when the process ends, however that comes.
+
+    Raises BackendUnavailable if another process keeps it for longer than this call may take: it has been stopped.
+    """
+    budget = seconds_left()
+    end = time.monotonic() + budget
+    pause = 0.00001
+    while not _lock(descriptor):
+        if time.monotonic() >= end:
+            raise BackendUnavailable(
+                f"another process has kept the lock of the shared memory for {budget:.3g} seconds: it is stopped in"
+                " the midst of a decision, or does not get to run"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.001)
+    try:
+        yield
+    finally:
+        if sys.platform == "win32":
             os.lseek(descriptor, LOCKED, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-    else:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
+        else:
             fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+
+def _lock(descriptor: int) -> bool:
+    """Try to take the lock of a file."""
+    if sys.platform == "win32":
+        os.lseek(descriptor, LOCKED, os.SEEK_SET)
+        with suppress(OSError):
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            return True
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        return False
+    return True
 
 
 def _user() -> int:
@@ -269,7 +302,7 @@ def _same_boot(a: bytes, b: bytes) -> bool:
 
 def slots_for(limit: int, capacity: int | None) -> int:
     """A power of two, enough for `capacity` entries; by default for one per permit of the largest limit."""
-    wanted = min(limit, MOST_SLOTS) if capacity is None else capacity
+    wanted = min(max(limit, LEAST_BY_DEFAULT), MOST_SLOTS) if capacity is None else capacity
     return max(LEAST_SLOTS, 1 << (wanted - 1).bit_length())
 
 

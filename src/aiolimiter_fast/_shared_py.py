@@ -14,35 +14,135 @@ from aiolimiter_fast._core.leaky import NEVER
 from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._line_py import Waiter
 from aiolimiter_fast._window_py import Window
-from aiolimiter_fast.errors import SharedMemoryError
+from aiolimiter_fast.errors import BackendUnavailable, SharedMemoryError
 
 LEAST = -(2**63)
 WEIGHT = 40
 LAPS = 1 << 24
-HINT, FLOOR, REFUNDS, SLOTS = 8 * 128, 8 * 160, 8 * 161, 4096
+HINT, FLOOR, REFUNDS, LEAKED, SLOTS = 8 * 128, 8 * 160, 8 * 161, 8 * 162, 4096
 EVERY = 32
+MILLISECOND = 1_000_000
 WORD = struct.Struct("=q")
 # The lap is the upper part of the mark.
 ENTRY = struct.Struct("=qQ")
 
 
-class SharedWindow(Window):
-    """A window log in a mapped file that other processes map too; see the extension's class of the same name."""
+class Shared(Window):
+    """A meter in a mapped file that other processes map too; see the extension's class of the same name."""
 
-    __slots__ = ("_floor", "_forks", "_last", "_looked", "_mapped", "_next", "_old", "_refunds", "_slots", "_stale")
+    __slots__ = ("_mapped", "_trouble")
 
     METHOD = "lock"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
+        self._mapped = self._trouble = None
+        return self
+
+    _mapped: Any
+    _trouble: Exception | None
+
+    def _attach(self, file: Any) -> None:
+        """Use a mapped file; the rates are set already."""
+        self._mapped = file
+
+    def _detach(self) -> None:
+        """Let go of the file."""
         self._mapped = None
-        self._floor = self._forks = self._next = self._refunds = self._slots = 0
+
+    def _check_open(self) -> None:
+        if self._mapped is None:
+            raise ValueError("the bucket is closed")
+
+    # The file; the caller holds its lock.
+
+    def _word(self, place: int) -> int:
+        value: int = WORD.unpack_from(self._mapped.mapping, place)[0]
+        return value
+
+    def _set_word(self, place: int, value: int) -> None:
+        self._mapped.mapping[place : place + 8] = WORD.pack(value)
+
+    # What the line and the bucket ask.
+
+    def _see(self, now: int) -> None:
+        """See what others have entered. Raises ValueError if there is no file, or none that makes sense."""
+        raise NotImplementedError
+
+    def _due_as_seen(self, weight: int) -> int:
+        """`_due`, by what was seen last."""
+        raise NotImplementedError
+
+    def _due(self, weight: int, now: int) -> int:
+        try:
+            self._see(now)
+            self._trouble = None
+        except BackendUnavailable as error:
+            self._trouble = error
+            return NEVER
+        except Exception:
+            return NEVER  # those who wait are turned away; newcomers see the error
+        return self._due_as_seen(weight)
+
+    def _judge(self, admitted: bool) -> None:
+        if not admitted and self._trouble is not None:
+            raise self._trouble
+
+    def _take(self, name: Any, weight: int, now: int) -> Any:
+        with deciding:
+            while True:
+                self._see(now)
+                if self._due_as_seen(weight) > now:
+                    rate = self._failing(weight)
+                    self._deny(rate, None)
+                    return rate
+                if self._claim(weight, now):
+                    self._deny(None, None)
+                    return None
+
+    def _put_at(self, weight: int, now: int) -> bool:
+        """Take `weight` at `now` and say whether, or note which rate refused it and until when."""
+        with deciding:
+            rate = self._take("", weight, now)
+            if rate is not None:
+                due = self._due_as_seen(weight)
+                self._deny(rate, None if due == NEVER else (weight, -(-due // MILLISECOND)))
+            return rate is None
+
+    def _decide_directly(self, algorithm: Any) -> None:
+        """Nothing to do: the twin looks each time."""
+
+    def put(self, item: Any) -> bool:
+        admitted: bool = self._put_slowly(item)  # type: ignore[attr-defined]
+        return admitted
+
+    def _append(self, name: Any, weight: int, now: int) -> None:
+        raise NotImplementedError("an item enters shared memory only by a decision")
+
+    def _rate_due(self, weight: int, rate: Any, now: int) -> int:
+        """The instant at which `weight` fits."""
+        with deciding:
+            self._see(now)
+            return self._due_as_seen(weight)
+
+
+class SharedWindow(Shared):
+    """A window log in a file; see the extension's class of the same name."""
+
+    __slots__ = (
+        "_counted", "_floor", "_forks", "_last", "_looked", "_next", "_old", "_refunds", "_slots", "_stale",
+    )  # fmt: skip
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._counted = self._floor = self._forks = self._next = self._refunds = self._slots = 0
         self._last = self._looked = LEAST
         self._stale = True
         self._old = (0, 0)
         return self
 
-    _mapped: Any
+    # The statements have counted the entries before that number.
+    _counted: int
     _floor: int
     _forks: int
     _last: int
@@ -54,24 +154,12 @@ class SharedWindow(Window):
     _stale: bool
 
     def _attach(self, file: Any) -> None:
-        """Use a mapped file; the rates are set already."""
-        self._mapped = file
+        super()._attach(file)
         self._slots = file.layout.slots
         self._looked, self._stale = LEAST, True
-        self._leaks = True
+        self._counted = 0
 
-    def _detach(self) -> None:
-        """Let go of the file."""
-        self._mapped = None
-
-    # The file; the caller holds its lock.
-
-    def _word(self, place: int) -> int:
-        value: int = WORD.unpack_from(self._mapped.mapping, place)[0]
-        return value
-
-    def _set_word(self, place: int, value: int) -> None:
-        self._mapped.mapping[place : place + 8] = WORD.pack(value)
+    # The log; the caller holds the lock.
 
     def _read(self, number: int) -> tuple[int, int, int]:
         """Time and weight in the slot of `number`, and by how many laps that entry is ahead of it."""
@@ -133,6 +221,9 @@ class SharedWindow(Window):
             self._last = time
             if weight:
                 self._record(time, weight)
+                if self._next <= self._counted:  # however often it is read, they count it once
+                    self._log.count_stated(-weight)
+            self._counted = max(self._counted, self._next)
         self._looked = max(now, self._last, self._looked)
         self._log.advance(self._looked)
         self._log.forget(self._log.rates[-1].tail)
@@ -147,14 +238,17 @@ class SharedWindow(Window):
     def _see(self, now: int) -> None:
         """See what others have entered. Raises ValueError if there is no file, or none that makes sense."""
         with deciding:
-            if self._mapped is None:
-                raise ValueError("the bucket is closed")
+            self._check_open()
             with self._mapped.lock():
                 try:
                     self._see_locked(now)
                 except BaseException:
                     self._stale = True
                     raise
+
+    def _be_at(self, now: int) -> bool:
+        self._see(now)
+        return self._slot_due() == 0
 
     def _due_as_seen(self, weight: int) -> int:
         return max(self._log.due(weight), self._slot_due())
@@ -164,13 +258,6 @@ class SharedWindow(Window):
         (time, old), longest = self._old, self._log.rates[-1].interval
         full = old > 0 and self._next - self._slots >= max(self._floor, self._slots)
         return time + longest + 1 if full and time >= self._looked - longest else 0
-
-    def _due(self, weight: int, now: int) -> int:
-        try:
-            self._see(now)
-        except Exception:
-            return NEVER  # those who wait are turned away; newcomers see the error
-        return self._due_as_seen(weight)
 
     def _claim(self, weight: int, now: int) -> bool:
         now = self._looked
@@ -183,6 +270,7 @@ class SharedWindow(Window):
         self._next += 1
         self._last = now
         self._record(now, weight)
+        self._counted = self._next
         return True
 
     def _enter(self, weight: int, name: str, now: int, waits: bool) -> int:
@@ -223,25 +311,6 @@ class SharedWindow(Window):
                 raise ValueError(f"rates of shared memory cannot be changed, got {rates!r}")
         super()._configure(rates, limits, intervals)
 
-    def _take(self, name: Any, weight: int, now: int) -> Any:
-        with deciding:
-            while True:
-                self._see(now)
-                if self._due_as_seen(weight) > now:
-                    rate = self._failing(weight)
-                    self._deny(rate, None)
-                    return rate
-                if self._claim(weight, now):
-                    self._deny(None, None)
-                    return None
-
-    def _decide_directly(self, algorithm: Any) -> None:
-        """Nothing to do: the twin looks each time."""
-
-    def put(self, item: Any) -> bool:
-        admitted: bool = self._put_slowly(item)  # type: ignore[attr-defined]
-        return admitted
-
     def _seen(self, now: int) -> int:
         """See what others have entered; return how much was seen."""
         with deciding:
@@ -254,18 +323,39 @@ class SharedWindow(Window):
         Returns 0 if it was, -1 if something else was, or the instant when there is a slot.
         """
         with deciding:
-            if self._mapped is None:
-                raise ValueError("the bucket is closed")
+            self._check_open()
             if self._next != seen:
                 return -1
             return self._slot_due() or self._claim(weight, now) - 1
 
-    def _append(self, name: Any, weight: int, now: int) -> None:
-        raise NotImplementedError("an item enters shared memory only by a decision")
-
     def _units(self) -> int:
-        self._seen(self._now())
-        return super()._units()
+        """Units in the ring that nobody has leaked, whether they count still or not."""
+        with deciding:
+            self._see(self._looked)
+            with self._mapped.lock():
+                return self._older(-LEAST)[0]
+
+    def _leak(self, instant: int) -> int:
+        """Tell no more of what is older than an instant, in any process; return its units."""
+        with deciding:
+            self._see(self._looked)
+            with self._mapped.lock():
+                units, number = self._older(instant)
+                self._set_word(LEAKED, max(self._word(LEAKED), number))
+                return units
+
+    def _older(self, instant: int) -> tuple[int, int]:
+        """Units that are older than an instant and were not leaked, and the number of the next entry."""
+        number = max(self._next - self._slots, self._slots, self._word(FLOOR), self._word(LEAKED))
+        units = 0
+        while number < self._next:
+            time, weight, ahead = self._read(number)
+            if ahead == 0:
+                if time >= instant:
+                    break
+                units += weight
+            number += 1
+        return units, number
 
     def _unit(self, index: int) -> tuple[Any, int, int] | None:
         self._seen(self._now())
@@ -274,15 +364,6 @@ class SharedWindow(Window):
     def _entries(self) -> list[tuple[Any, int, int]]:
         self._seen(self._now())
         return super()._entries()
-
-    def _rate_due(self, weight: int, rate: Any, now: int) -> int:
-        """The instant at which `weight` fits."""
-        with deciding:
-            self._see(now)
-            return self._due_as_seen(weight)
-
-    def _leak(self, instant: int) -> int:
-        return 0
 
     def _room(self, instant: int | None) -> list[int]:
         self._seen(_loop_py.clock_ns() if instant is None else instant)

@@ -1,44 +1,33 @@
-"""A few numbers in a file that processes share: two copies, of which one counts."""
+"""A state in a file that processes share, for a StateAlgorithm of any kind."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import finalize
 
-from aiolimiter_fast._forking import deciding
-from aiolimiter_fast._shared_file import PAGE, SLOT, Layout, SharedFile, private_path, remover
+from aiolimiter_fast._engine import engine
+from aiolimiter_fast._shared_file import Layout, SharedFile, private_path, remover
+from aiolimiter_fast.abstracts.algorithm import Decision, State, StateAlgorithm
+from aiolimiter_fast.abstracts.rate import Rate
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+__all__ = ["SLOTS", "SharedState", "state_of", "step"]
 
-__all__ = ["SharedState"]
-
-COPY = 2048
-LAYOUT = Layout("state", "lock", 2 * COPY // SLOT)
-# The word of the header that says which copy counts, in bytes.
-WHICH = 1024
-LENGTH = struct.Struct("=I")
-NUMBER = struct.Struct("=q")
+# Of two lanes.
+SLOTS = 128
 
 
 class SharedState:
-    """A tuple of numbers, and the lock under which to change it: a context manager, and assignment to `[:]`.
-
-    Whoever reads takes the lock too: then nobody writes a copy over while it is being read.
-    """
+    """A state and what is done with it; `init` makes one that goes when this process ends. Picklable."""
 
     def __init__(self, path: Path, *, make: bool = False) -> None:
-        self._file = SharedFile(path, LAYOUT, make=make)
-        self._held = ExitStack()
-        self._depth = 0
+        self._record = engine.SharedRecord()
+        self._file = SharedFile(path, Layout("state", self._record.METHOD, SLOTS), make=make)
+        self._record._attach(self._file if self._record.METHOD == "lock" else self._file.mapping)
 
     @classmethod
-    def make(cls) -> SharedState:
-        """A new one, which goes when this process ends."""
+    def init(cls) -> SharedState:
         path = private_path()
         state = cls(path, make=True)
         finalize(state, remover(path))
@@ -47,43 +36,25 @@ class SharedState:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._file.path,)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(deciding)
-            if self._depth == 0:  # the system does not count how often it is locked
-                self._held.enter_context(self._file.lock())
-            self._depth += 1
-            stack.pop_all()
-        return self
+    def check(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int) -> Decision:
+        return step(self._record, algorithm, rates, now, weight)
 
-    def __exit__(self, *exc: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._held.close()
-        deciding.release()
+    def read(self, algorithm: StateAlgorithm, rates: Sequence[Rate]) -> State:
+        return state_of(self._record._read()[1], algorithm, rates)
 
-    def texts(self) -> tuple[str, ...]:
-        """The numbers, as text."""
-        with self:
-            place = PAGE + COPY * self._which()
-            (length,) = LENGTH.unpack_from(self._file.mapping, place)
-            text = bytes(self._file.mapping[place + LENGTH.size : place + LENGTH.size + length]).decode()
-        return tuple(text.split(",")) if text else ()
+    def reset(self) -> None:
+        self._record._clear()
 
-    def __setitem__(self, everything: slice, numbers: Iterable[float]) -> None:
-        """Write the other copy, then let that one count. The caller holds the lock.
 
-        Raises ValueError if there are more numbers than fit.
-        """
-        text = ",".join(map(repr, numbers)).encode()
-        if len(text) > COPY - LENGTH.size:
-            raise ValueError(f"a state must be at most {COPY - LENGTH.size} bytes as text, got {len(text)}")
-        other = 1 - self._which()
-        place = PAGE + COPY * other
-        record = LENGTH.pack(len(text)) + text
-        self._file.mapping[place : place + len(record)] = record
-        self._file.mapping[WHICH : WHICH + NUMBER.size] = NUMBER.pack(other)
+def state_of(numbers: State, algorithm: StateAlgorithm, rates: Sequence[Rate]) -> State:
+    """The state; the initial one for other rates than those that it is of."""
+    return numbers if len(numbers) == len(rates) else algorithm.initial(rates)
 
-    def _which(self) -> int:
-        which: int = NUMBER.unpack_from(self._file.mapping, WHICH)[0]
-        return which & 1
+
+def step(record: Any, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int) -> Decision:
+    """Take a step of the algorithm, from the state as it is when the next one takes its place."""
+    while True:
+        seen, numbers = record._read()
+        following, decision = algorithm.step(rates, state_of(numbers, algorithm, rates), now, weight)
+        if not decision.allowed or record._replace(seen, tuple(following)):
+            return decision

@@ -33,7 +33,7 @@ class Link(Event):
             return 0
         with limiter._lock:
             if limiter._timer is not self.timer and limiter._timer is not None and limiter._timer.is_closed():
-                limiter._timer = self.timer  # or its clock would stand still for those who wait here
+                limiter._follow(self.timer)  # or its clock would stand still for those who wait here
                 limiter._leak.last = NEVER
             limiter._advance()
             woken = limiter._release(budget)
@@ -135,5 +135,7 @@ class Waiter:
             elif state == GRANTED and self.configuration == limiter._configurations:
                 # else its level was another's measure
                 limiter._advance()
-                limiter._leak.give_back(limiter._leak.cost(self.amount), self.passed)
+                cost = limiter._leak.cost(self.amount)
+                limiter._leak.give_back(cost, self.passed)
+                limiter._hold.give_back(limiter._permits(cost))
                 limiter._plan(0)

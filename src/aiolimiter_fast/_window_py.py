@@ -59,6 +59,8 @@ class Window(Line):
         """Play the line through: each waiter's permits join the log at the instant when they fit."""
         log, size, instant = self._log, len(self._log.times), now
         log.advance(now)
+        log.stated_due(0)
+        stated = [[row.until, row.limit - row.used] for row in log.rows[len(log.rates) :]]
         ahead: list[tuple[int, int]] = []
         tails = [[rate.tail, rate.used] for rate in log.rates]
         for waiter in [*self._line, None]:
@@ -74,6 +76,10 @@ class Window(Line):
                     instant = max(instant, time + rate.interval + 1)
                     tail[1] -= gone
                     tail[0] += 1
+            for entry in stated:
+                if units > entry[1]:
+                    instant = max(instant, entry[0])
+                entry[1] -= units
             for tail in tails:
                 tail[1] += units
             ahead.append((instant, units))
@@ -108,10 +114,10 @@ class Window(Line):
         name = text_of(name)
         with deciding:
             self._log.advance(now)
-            index = self._log.failing(weight)
-            if index >= 0:
-                self._deny(self._rate_objects[index], None)
-                return self._rate_objects[index]
+            failing = self._failing(weight)
+            if failing is not None and self._log.due(weight) > now:
+                self._deny(failing, None)
+                return failing
             self._charge(weight, name, now)
             self._deny(None, None)
             return None
@@ -123,12 +129,13 @@ class Window(Line):
 
     def _failing(self, weight: int) -> Any:
         index = self._log.failing(weight)
-        return self._rate_objects[index] if index >= 0 else None
+        return self._rate_objects[min(index, len(self._rate_objects) - 1)] if index >= 0 else None
 
     def _rate_due(self, weight: int, rate: Any, now: int) -> int:
         with deciding:
             self._log.advance(now)
-            return self._log.rate_due(self._log.rates[self._rate_objects.index(rate)], weight)
+            due = self._log.rate_due(self._log.rates[self._rate_objects.index(rate)], weight)
+            return max(due, self._log.stated_due(weight))
 
     def _count_since(self, instant: int) -> int:
         with deciding:
@@ -171,7 +178,48 @@ class Window(Line):
     def _room(self, instant: int | None) -> list[int]:
         with deciding:
             self._log.advance(clock_ns() if instant is None else instant)
-            return [max(rate.limit - rate.used, 0) for rate in self._log.rates]
+            left = self._log.stated_left()
+            return [max(min(rate.limit - rate.used, left), 0) for rate in self._log.rates]
+
+    def _state(self, wait: int, left: int) -> None:
+        """Admit at most `left` units within `wait` ns from now."""
+        with deciding:
+            self._renew()
+            now = self._now()
+            self._be_at(now)
+            if wait > 0 and self._log.state(now + wait, left) and self._line:
+                self._plan(now)
+
+    def _be_at(self, now: int) -> bool:
+        """Be at `now`, and say whether there is a place for an entry."""
+        if not self._log.rates:
+            raise ValueError("the bucket has no rates")
+        self._log.advance(now)
+        return True
+
+    def _unstate(self) -> None:
+        """Forget all statements."""
+        with deciding:
+            del self._log.rows[len(self._log.rates) :]
+            self._replan()
+
+    def _spend(self, name: str, left: int) -> None:
+        """Enter as much as if all but `left` units of what there is room for had been admitted."""
+        with deciding:
+            self._renew()
+            while True:
+                now = self._now()
+                if not self._be_at(now):
+                    return
+                weight = min(rate.limit - rate.used for rate in self._log.rates) - left
+                if weight <= 0:
+                    return
+                if self._claim(weight, now):
+                    break
+            self._charge(weight, name, now)
+            self._log.count_stated(-weight)  # they are of what was really admitted
+            if self._line:
+                self._plan(now)
 
     def _deny(self, rate: Any, wait: Any) -> None:
         self._last_denial = (rate, wait)

@@ -64,11 +64,12 @@ class PostgresClock(AbstractClock):
         self.pool = pool
 
     def now(self) -> Any:
-        if iscoroutinefunction(self.pool.getconn):
+        if iscoroutinefunction(getattr(self.pool, "getconn", None)):
             return self._now_async()
         try:
             with self.pool.connection() as conn, conn.cursor() as cursor:
-                return int(cursor.execute(self.QUERY).fetchone()[0])
+                cursor.execute(self.QUERY)
+                return int(cursor.fetchone()[0])
         except Exception:
             return self._local()
 

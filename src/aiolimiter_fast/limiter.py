@@ -6,14 +6,17 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
+from math import ceil
 from threading import RLock
 from time import sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiolimiter_fast import _arguments
-from aiolimiter_fast._calls import Calls, combined_lock
+from aiolimiter_fast._calls import Calls, combined_lock, lock_of
 from aiolimiter_fast._engine import engine
 from aiolimiter_fast._forking import forks
+from aiolimiter_fast._gate import gate_of
+from aiolimiter_fast._waiting.asyncio import running_loop
 from aiolimiter_fast.abstracts.bucket import AbstractBucket, BucketFactory
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets.in_memory_bucket import MOST, InMemoryBucket
@@ -27,6 +30,8 @@ __all__ = ["Counters", "Limiter", "SingleBucketFactory", "combined_lock"]
 _time_sleep = sleep
 # Seconds, beyond which a timeout is none: more than a hundred years.
 LONGEST = 4e9
+# How often a bucket is asked, where others are faster each time.
+TRIES = 100
 
 
 class Counters(NamedTuple):
@@ -159,7 +164,7 @@ class Limiter(engine.Admission):
         if not (_is_as_made(self, _LIMITER) and _is_as_made(factory, _FACTORY)):
             return False
         bucket = factory.bucket  # type: ignore[attr-defined]
-        if not (isinstance(bucket, InMemoryBucket) and bucket._is_sliding()):
+        if not (isinstance(bucket, InMemoryBucket) and bucket._engine_decides()):
             return False
         if not _is_as_made(bucket, _BUCKET | bucket._overridden):
             return False
@@ -238,6 +243,100 @@ class Limiter(engine.Admission):
     def rates(self, rates: Rate | list[Rate]) -> None:
         self._only_bucket().rates = [rates] if isinstance(rates, Rate) else rates
 
+    def pause_until(self, when: float, name: str = "pyrate") -> None:
+        """Admit nobody before the instant `when`, as a 429 with Retry-After asks for. From any thread.
+
+        Arguments:
+            when: seconds, by the running loop's clock, or by `time.monotonic()` outside a loop; at most 1e9 from now.
+            name: which bucket, where the limiter has several.
+
+        Threads and tasks that wait go on waiting, in order. It never shortens a pause; `resume` does. After it the
+        windows are as they would have been: what has left them makes room. At a bucket outside this process's memory
+        the pause is this process's own.
+
+        Raises ValueError or TypeError if `when` is no such number; NotImplementedError from an asynchronous factory.
+        """
+        self._state(self._bucket_of(name), _wait_until(when), 0)
+
+    def resume(self, name: str = "pyrate") -> None:
+        """End the pause, and forget what `sync` was told is left until a reset. From any thread."""
+        bucket = self._bucket_of(name)
+        if self._has_line(bucket):
+            bucket._unstate()  # type: ignore[attr-defined]
+        elif bucket._gate is not None:
+            bucket._gate.clear()
+
+    def drain(self, name: str = "pyrate") -> None:
+        """Give up what room there is, as if it had been used now. From any thread.
+
+        At a bucket outside this process's memory that counts for all who share it.
+
+        Raises NotImplementedError where the bucket cannot tell what is left, or is asynchronous.
+        """
+        self._spend(self._bucket_of(name), name, 0)
+
+    def sync(
+        self,
+        *,
+        limit: float | None = None,
+        remaining: float | None = None,
+        reset: float | None = None,
+        name: str = "pyrate",
+    ) -> None:
+        """State what a server allows, for those who read its headers themselves. From any thread.
+
+        Arguments:
+            limit: permits per interval, 1 or more, where the bucket has one rate, and that can be set. Its limit is no
+                more, until the next `limit`, or until `rates` are set. It never rises above what it was set to.
+            remaining: permits left now, 0 or more.
+            reset: seconds until there are more, 0 to 1e9. It says nothing without `remaining`.
+            name: which bucket, where the limiter has several.
+
+        With `reset`, at most `remaining` permits are admitted until then; with 0 remaining, that is a pause. At a
+        bucket outside this process's memory that holds for the calls of this process. Without, what room there is
+        beyond `remaining` is given up, as `drain` does. Every statement is obeyed until its own reset, so one that
+        comes late raises nothing. None says nothing.
+
+        Raises ValueError or TypeError, naming argument, value and bound, for what makes no sense; NotImplementedError
+        as `drain` does.
+        """
+        permits, seconds = _arguments.stated(limit, remaining, reset)
+        bucket = self._bucket_of(name)
+        if limit is not None:
+            _lower(bucket, limit)
+        if remaining is not None:
+            left = int(min(permits, MOST))
+            if reset is None:
+                self._spend(bucket, name, left)
+            else:
+                self._state(bucket, ceil(seconds * 1e9), left)
+
+    def _has_line(self, bucket: AbstractBucket) -> bool:
+        """Whether all calls come to the bucket's own line, that knows of statements."""
+        return self._decide_path() and isinstance(bucket, InMemoryBucket)
+
+    def _state(self, bucket: Any, wait: int, left: int) -> None:
+        if self._has_line(bucket):
+            bucket._state(wait, left)
+        elif wait > 0:
+            gate_of(bucket).state(wait, left)
+
+    def _spend(self, bucket: Any, name: str, left: int) -> None:
+        """Enter as much as if all but `left` permits of what there is room for had been used."""
+        if self._has_line(bucket):
+            bucket._spend(str(name), left)
+            return
+        for _ in range(TRIES):  # others may be faster
+            with combined_lock(lock_of(self), True):
+                now = bucket.now()
+                if bucket.is_async or inspect.isawaitable(now):
+                    if inspect.iscoroutine(now):
+                        now.close()
+                    raise NotImplementedError("an asynchronous bucket cannot be drained from synchronous code")
+                weight = min(bucket.remaining()) - left
+                if weight <= 0 or bucket.put(RateItem(name, now, weight)):
+                    return
+
     def wait_time(self, name: str = "pyrate", weight: int = 1) -> float:
         """Seconds until `weight` permits would be admitted, behind those who wait; inf if never. Takes nothing.
 
@@ -245,14 +344,18 @@ class Limiter(engine.Admission):
         """
         if _units(weight) == 0:
             return 0.0
-        return self._bucket_of(name).wait_time(weight)
+        bucket = self._bucket_of(name)
+        wait = bucket.wait_time(weight)
+        return wait if bucket._gate is None else max(wait, bucket._gate.wait(weight))
 
     def remaining(self, name: str = "pyrate") -> list[int]:
         """Permits left now, for each rate in order of interval. Takes nothing.
 
         Raises NotImplementedError where the bucket cannot tell.
         """
-        return self._bucket_of(name).remaining()
+        bucket = self._bucket_of(name)
+        remaining = bucket.remaining()
+        return remaining if bucket._gate is None else [int(min(left, bucket._gate.left())) for left in remaining]
 
     @property
     def counters(self) -> Counters:
@@ -323,6 +426,35 @@ def _deadline(blocking: bool, timeout: Any) -> float | None:
 
 def _nanoseconds(timeout: float) -> int:
     return -1 if timeout == -1 else int(min(timeout, LONGEST) * 1e9)
+
+
+def _wait_until(when: object) -> int:
+    """Nanoseconds until an instant of the running loop's clock, or of the monotonic one."""
+    instant = _arguments.number("when", when)
+    loop = running_loop()
+    now = time.monotonic() if loop is None else loop.time()
+    _arguments.soon(instant, now)
+    return round(max(instant, now) * 1e9) - round(now * 1e9)
+
+
+def _lower(bucket: AbstractBucket, limit: float) -> None:
+    """Let the bucket's one rate be no more than what the server allows."""
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 permit, got {limit!r}")
+    rates = bucket.rates
+    if len(rates) != 1:
+        raise ValueError(f"limit={limit!r} does not say which of {rates!r} it is of: set `rates`")
+    asked, lowered = bucket._lowered or (rates[0], rates[0])
+    if lowered is not rates[0]:  # set since
+        asked = rates[0]
+    permits, burst = min(asked.limit, int(limit)), min(asked.burst, int(limit))
+    if (permits, burst) == (asked.limit, asked.burst):
+        lowered = asked
+    elif (permits, burst) != (rates[0].limit, rates[0].burst):
+        lowered = Rate(permits, asked.interval, burst)
+    if lowered is not rates[0]:
+        bucket.rates = [lowered]
+    bucket._lowered = None if lowered is asked else (asked, lowered)
 
 
 def _units(weight: Any) -> int:

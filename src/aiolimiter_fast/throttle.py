@@ -222,6 +222,13 @@ class Throttle:
         with self._lock:
             return len(self._lines) + len(self._idle)
 
+    def limiter_at(self, key: Hashable = None) -> Any:
+        """The limiter of a key; None if there is none, or it was not made yet, or is forgotten."""
+        with self._lock:
+            line = self._lines.get(key) or self._idle.get(key)
+            permits = self._permits if line is None else line.permits
+            return None if permits is None else permits.limiter
+
     def key_of(self, *args: Any, **kwargs: Any) -> Hashable:
         """The key of a call with these arguments; None if the throttle knows no keys."""
         return None if self._key is None else self._key(*args, **kwargs)
@@ -377,7 +384,8 @@ class Throttle:
         if line is None:
             permits = self._permits
             if self._makes:
-                permits = Permits(self._limiter(key))
+                made = self._limiter(key)
+                permits = made if isinstance(made, Permits) else Permits(made)
             elif permits is not None and permits.is_named and key is not None:
                 permits = Permits(self._limiter, key)
             line = Line(key, permits)

@@ -61,6 +61,10 @@ async def use(limiter: AsyncLimiter) -> None:
 
 
 limiter = AsyncLimiter(10, 1, burst=2.5, fair=True)
+limiter.pause_until(0.5)
+limiter.sync(limit=10, remaining=2.5, reset=30)
+limiter.drain()
+limiter.resume()
 
 
 @limiter

@@ -85,6 +85,15 @@ cdef inline int64_t leak_due(const leak_t* b, int64_t cost) noexcept nogil:
     return b.last + (excess - 1) // b.drain + 1
 
 
+cdef inline int64_t leak_due_from(const leak_t* b, int64_t cost, int64_t instant, int64_t least) noexcept nogil:
+    """The first instant at which `cost` fits where nothing is admitted before `instant`, and the level then is at
+    least `least`."""
+    cdef leak_t later = b[0]
+    leak_advance(&later, instant)
+    later.level = max(later.level, least)
+    return leak_due(&later, cost)
+
+
 cdef inline int64_t leak_empty(const leak_t* b) noexcept nogil:
     """The last instant at which something of today's level is left if nothing is added."""
     return b.last + b.level // b.drain

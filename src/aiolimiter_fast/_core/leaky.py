@@ -56,6 +56,15 @@ class Leak:
         excess = self.level + cost - self.capacity
         return self.last if excess <= 0 else self.last + (excess - 1) // self.drain + 1
 
+    def due_from(self, cost: int, instant: int, least: int) -> int:
+        """When `cost` fits if nothing is admitted before `instant`, and the level then is at least `least`."""
+        last, latest, level = self.last, self.latest, self.level
+        self.advance(instant)
+        self.level = max(self.level, least)
+        due = self.due(cost)
+        self.last, self.latest, self.level = last, latest, level
+        return due
+
     def empty(self) -> int:
         return self.last + self.level // self.drain
 

@@ -19,6 +19,7 @@ Why that is right:
 - An entry is replaced only when it is in nobody's window. If the ring is full of those that are, nothing is admitted.
 - Giving back sets a weight to 0, after which `refunds` is raised; `flush` raises `floor`, the number before which
   nothing counts. Both make others look again; who has not seen it yet counts more, never less.
+- `leaked` is the number before which somebody has leaked: no decision depends on it, only what is told of the log.
 """
 from libc.stdint cimport INT64_MIN, int64_t, uint64_t
 
@@ -106,6 +107,7 @@ cdef enum:
     SHARED_HINT = 128
     SHARED_FLOOR = 160
     SHARED_REFUNDS = 161
+    SHARED_LEAKED = 162
     SHARED_SLOTS = 512
 
 cdef struct shared_t:
@@ -211,6 +213,24 @@ cdef inline int shared_next(shared_t* s, int64_t* time, int64_t* weight) noexcep
         return 1
     s.old_time, s.old_mark = time[0], mark
     return 0 if ahead == -1 else -1
+
+
+cdef inline int64_t shared_first(const shared_t* s) noexcept nogil:
+    """Number of the first entry that is in the ring and has not been leaked."""
+    return max(s.next - s.room, s.room, shared_load(&s.words[SHARED_FLOOR]), shared_load(&s.words[SHARED_LEAKED]))
+
+
+cdef inline int64_t shared_units(const shared_t* s, int64_t* number, int64_t instant) noexcept nogil:
+    """Units of entries from `number` on that are older than an instant; `number` is moved on past them."""
+    cdef int64_t time, mark, units = 0
+    while number[0] < s.next:
+        shared_read(s, number[0], &time, &mark)
+        if shared_ahead(s, number[0], mark) == 0:  # else it was replaced a moment ago
+            if time >= instant:
+                break
+            units += shared_weight(mark)
+        number[0] += 1
+    return units
 
 
 cdef inline bint shared_is_full(const shared_t* s, int64_t longest) noexcept nogil:

@@ -4,6 +4,9 @@ Each rate knows the first entry inside its window and the sum of weights from th
 amortised per rate, and a weight of any size is one entry. A window is closed at both ends: an entry exactly one
 interval old still counts. `now` is always an argument, in nanoseconds of any clock; times in the ring never fall.
 
+Behind the rates may be statements: at most so much from now until then, as somebody has said. They count what is
+entered and forget nothing of it, so that a decision treats them as it treats rates; they are let go where one refuses.
+
 Names are references that the caller has counted; where an entry goes, the caller lets go of its name first.
 """
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
@@ -20,6 +23,7 @@ cdef struct window_rate:
     int64_t interval    # ns
     int64_t used        # units of the entries from `tail` on
     int64_t tail        # number of the first entry inside the window
+    int64_t until       # of a statement: when it is over
 
 cdef struct window_t:
     int64_t* times
@@ -31,12 +35,14 @@ cdef struct window_t:
     int64_t next        # number of the next entry
     Py_ssize_t holes    # entries that were given back whole
     int64_t latest      # the instant up to which the windows have been moved; INT64_MIN before the first
-    window_rate* rates  # by rising interval
+    window_rate* rates  # by rising interval; then the statements, for which there is room
     Py_ssize_t count    # rates
+    Py_ssize_t rows     # rates and statements
 
 cdef enum:
     LITTLE = 1024          # entries
     HEAVIEST = 0x7FFFFFFF  # what one entry holds
+    STATED = 8             # statements kept at most: beyond that one stands for two, at the stricter figure
 
 
 cdef inline Py_ssize_t window_slot(const window_t* w, int64_t number) noexcept nogil:
@@ -85,7 +91,7 @@ cdef inline void window_close_holes(window_t* w) noexcept nogil:
     cdef int64_t number, moved = w.first
     cdef Py_ssize_t i, slot, place
     for number in range(w.first, w.next):
-        for i in range(w.count):
+        for i in range(w.rows):
             if w.rates[i].tail == number:
                 w.rates[i].tail = moved
         slot = window_slot(w, number)
@@ -93,7 +99,7 @@ cdef inline void window_close_holes(window_t* w) noexcept nogil:
             place = window_slot(w, moved)
             w.times[place], w.names[place], w.weights[place] = w.times[slot], w.names[slot], w.weights[slot]
             moved += 1
-    for i in range(w.count):
+    for i in range(w.rows):
         if w.rates[i].tail == w.next:
             w.rates[i].tail = moved
     w.next = moved
@@ -113,9 +119,9 @@ cdef inline void window_advance(window_t* w, int64_t now) noexcept nogil:
 
 
 cdef inline Py_ssize_t window_failing(const window_t* w, int64_t weight) noexcept nogil:
-    """The first rate that has no room for `weight`, -1 if all have."""
+    """The first rate or statement that has no room for `weight`, -1 if all have."""
     cdef Py_ssize_t i
-    for i in range(w.count):
+    for i in range(w.rows):
         if weight > w.rates[i].limit - w.rates[i].used:
             return i
     return -1
@@ -136,13 +142,67 @@ cdef inline int64_t window_rate_due(const window_t* w, const window_rate* rate, 
         number += 1
 
 
-cdef inline int64_t window_due(const window_t* w, int64_t weight) noexcept nogil:
-    """The first instant at which every rate has room for `weight`; INT64_MAX if never, long ago if all have it now."""
-    cdef Py_ssize_t i
+cdef inline int64_t window_stated_due(window_t* w, int64_t weight) noexcept nogil:
+    """The first instant at which no statement refuses `weight`; those that are over are forgotten."""
+    cdef Py_ssize_t i, kept = w.count
     cdef int64_t due = INT64_MIN
+    for i in range(w.count, w.rows):
+        if w.rates[i].until > w.latest:
+            w.rates[kept] = w.rates[i]
+            if weight > w.rates[i].limit - w.rates[i].used:
+                due = max(due, w.rates[i].until)
+            kept += 1
+    w.rows = kept
+    return due
+
+
+cdef inline int64_t window_due(window_t* w, int64_t weight) noexcept nogil:
+    """The first instant at which there is room for `weight`; INT64_MAX if never, long ago if there is room now."""
+    cdef Py_ssize_t i
+    cdef int64_t due = window_stated_due(w, weight) if w.rows > w.count else INT64_MIN
     for i in range(w.count):
         due = max(due, window_rate_due(w, &w.rates[i], weight))
     return due
+
+
+cdef inline int64_t window_stated_left(const window_t* w) noexcept nogil:
+    """What the statements leave, as far as they stand."""
+    cdef Py_ssize_t i
+    cdef int64_t left = INT64_MAX
+    for i in range(w.count, w.rows):
+        if w.rates[i].until > w.latest:
+            left = min(left, w.rates[i].limit - w.rates[i].used)
+    return left
+
+
+cdef inline bint window_state(window_t* w, int64_t until, int64_t left) noexcept nogil:
+    """Obey one statement more; False where another covers it."""
+    cdef Py_ssize_t i, kept = w.count
+    cdef window_rate* last
+    for i in range(w.count, w.rows):
+        if w.rates[i].until >= until and w.rates[i].limit - w.rates[i].used <= left:
+            return False
+    for i in range(w.count, w.rows):
+        if w.rates[i].until > until or w.rates[i].limit - w.rates[i].used < left:
+            w.rates[kept] = w.rates[i]
+            kept += 1
+    last = &w.rates[kept]
+    if kept == w.count + STATED:
+        last = &w.rates[kept - 1]
+        last.until = max(last.until, until)
+        last.limit = min(last.limit, last.used + left)
+    else:
+        last.limit, last.interval, last.used, last.tail, last.until = left, INT64_MAX, 0, w.next, until
+        kept += 1
+    w.rows = kept
+    return True
+
+
+cdef inline void window_count_stated(window_t* w, int64_t weight) noexcept nogil:
+    """Count units for the statements alone, or take them off again."""
+    cdef Py_ssize_t i
+    for i in range(w.count, w.rows):
+        w.rates[i].used += weight
 
 
 cdef inline bint window_reserve(window_t* w) noexcept nogil:
@@ -173,7 +233,7 @@ cdef inline void window_append(window_t* w, int64_t now, uint32_t weight, void* 
     w.next += 1
     slot = window_slot(w, w.next - 1)
     w.times[slot], w.names[slot], w.weights[slot] = now, name, weight
-    for i in range(w.count):
+    for i in range(w.rows):
         w.rates[i].used += weight
 
 
@@ -184,9 +244,10 @@ cdef inline uint32_t window_pop(window_t* w) noexcept nogil:
     cdef uint32_t units = w.weights[slot]
     if units == 0:
         w.holes -= 1
-    for i in range(w.count):
+    for i in range(w.rows):
         if w.rates[i].tail == w.first:
-            w.rates[i].used -= units
+            if i < w.count:
+                w.rates[i].used -= units
             w.rates[i].tail += 1
     w.first += 1
     w.start = slot + 1 if slot + 1 < w.room else 0
@@ -220,7 +281,7 @@ cdef inline void window_take_back(window_t* w, int64_t number, uint32_t weight) 
     """Take `weight` units out of an entry; the rest of it stays, or a hole."""
     cdef Py_ssize_t i
     cdef Py_ssize_t slot = window_slot(w, number)
-    for i in range(w.count):
+    for i in range(w.rows):
         if w.rates[i].tail <= number:
             w.rates[i].used -= weight
     w.weights[slot] -= weight
@@ -234,7 +295,7 @@ cdef inline void window_trim(window_t* w) noexcept nogil:
     while w.next > w.first and w.weights[window_slot(w, w.next - 1)] == 0:
         w.next -= 1
         w.holes -= 1
-        for i in range(w.count):
+        for i in range(w.rows):
             w.rates[i].tail = min(w.rates[i].tail, w.next)
 
 
@@ -247,5 +308,5 @@ cdef inline void window_free(window_t* w) noexcept nogil:
     w.names = NULL
     w.weights = NULL
     w.rates = NULL
-    w.room = w.start = w.holes = w.count = 0
+    w.room = w.start = w.holes = w.count = w.rows = 0
     w.first = w.next = 0

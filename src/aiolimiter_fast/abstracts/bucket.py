@@ -40,6 +40,9 @@ class AbstractBucket(ABC):
     _algorithm: Algorithm = SlidingWindowLog()
     # The weight that was refused last, and the millisecond from which it would not be, where that is known.
     _last_wait: tuple[int, int] | None = None
+    # Of limiters: what was stated of it in this process, and its rate as it was and as `sync` has lowered it.
+    _gate: Any = None
+    _lowered: tuple[Rate, Rate] | None = None
 
     @property
     def rates(self) -> list[Rate]:

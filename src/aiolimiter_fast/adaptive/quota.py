@@ -107,7 +107,7 @@ class Quota:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
         is_newer = sent >= self.said
         if self.left is not None and not is_newer:
-            if remaining < self.left:
+            if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
                 self._see_reset(seen, sent, now, False, False)
             return
@@ -124,6 +124,12 @@ class Quota:
         self.left, self.said = remaining, now
         self._see_refill(remaining, now)
         self._see_reset(seen, sent, now, True, rose)
+
+    def _is_of_the_window_before(self, seen: Observation, now: float) -> bool:
+        """Whether a late response speaks of a window that ended before the present one began."""
+        if seen.reset_after is None or self.reset is None or not self.window:
+            return False
+        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if _is_rounded(seen) else 0.0)
 
     def _is_over(self, sent: float) -> bool:
         return self.reset is not None and sent >= self.reset
@@ -143,8 +149,7 @@ class Quota:
             if is_newer:
                 self.reset = None
             return
-        told = seen.reset_after if seen.reset_at is None else seen.reset_at
-        is_rounded = told == int(told)
+        is_rounded = _is_rounded(seen)
         reset = now + seen.reset_after + (0.0 if is_rounded else MILLISECOND)
         self._is_exact = not is_rounded
         if seen.window is None and (self.window is None or seen.reset_after > self.window):
@@ -208,8 +213,8 @@ class Quota:
         if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
             if not even or last == -inf or self.reset is None or self.reset <= now:
                 return 0.0
-            # What is sent last has to arrive before the window ends.
-            gap = amount * max(self.reset - latency / 2 - last, 0.0) / (spare + amount)
+            # What is sent last has to arrive before the window ends, and of its end we were told half a trip late.
+            gap = amount * max(self.reset - latency - last, 0.0) / (spare + amount)
             return max(last + min(gap, self._max_pause) - now, 0.0)
         if now < self.more_at() - SAME:
             return inf if flying and spare + flying >= need else self.more_at() - now
@@ -240,3 +245,9 @@ class Quota:
         if not self._is_exact or self._returns >= RETURNS:  # a bucket tells when it will be full
             until = min(until, self.said + (3 if self._is_exact else 1) * (need + reserve - spare) / rate)
         return max(until - now, 0.0)
+
+
+def _is_rounded(seen: Observation) -> bool:
+    """Whether the reset was told in whole seconds."""
+    told = seen.reset_after if seen.reset_at is None else seen.reset_at
+    return told is not None and told == int(told)

@@ -78,6 +78,8 @@ class Response:
 
     def least(self, name: str) -> float | None:
         """The least of the counts that a header holds, should it be repeated."""
+        if name not in self._fields:
+            return None
         found = [value for text in values.whole_list(self.texts(name)) if (value := values.count(text)) is not None]
         return min(found, default=None)
 
@@ -101,6 +103,8 @@ class Response:
 
     def latest(self, name: str) -> tuple[float | None, float | None]:
         """What `until` says of a header; the latest of several."""
+        if name not in self._fields:
+            return None, None
         found = [self.until(text) for text in self.texts(name)]
         if all(seconds is None for seconds, _ in found):  # or several joined by commas, which dates contain too
             found = [self.until(text) for text in values.whole_list(self.texts(name))]

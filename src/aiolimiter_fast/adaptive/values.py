@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 __all__ = ["duration", "instant", "number", "whole_list"]
 
@@ -44,6 +45,8 @@ def count(text: str) -> float | None:
 
 def whole_list(texts: list[str]) -> list[str]:
     """The members of a header that was repeated, or joined by commas; parameters behind `;` are left out."""
+    if not texts:
+        return [""]
     joined = ",".join(texts)[:2000]
     return [member.partition(";")[0].strip() for member in joined.split(",")]
 
@@ -56,6 +59,7 @@ def duration(text: str) -> float | None:
     return sum(float(value) * _UNITS[unit] for value, unit in _PARTS.findall(text))
 
 
+@lru_cache(maxsize=32)  # every response has its Date, most of them the same
 def instant(text: str) -> float | None:
     """Unix time of an ISO 8601 or RFC 3339 time (UTC where no zone is given), or of an HTTP date."""
     text = text[: LONGEST + 1].strip()

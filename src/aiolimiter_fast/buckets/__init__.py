@@ -12,14 +12,14 @@ from aiolimiter_fast.buckets.state_bucket import InMemoryStateStore, Multiproces
 if _TYPE_CHECKING:
     from aiolimiter_fast.buckets.postgres import PostgresBucket
     from aiolimiter_fast.buckets.postgres import Queries as PgQueries
-    from aiolimiter_fast.buckets.shared_memory import SharedMemoryBucket
+    from aiolimiter_fast.buckets.shared_memory import SharedMemoryBucket, SharedMemoryStateBucket
     from aiolimiter_fast.buckets.sqlite_bucket import Queries as SQLiteQueries
     from aiolimiter_fast.buckets.sqlite_bucket import SQLiteBucket, SQLiteClock
 
 __all__ = [
     "InMemoryBucket", "InMemoryStateStore", "MultiprocessBucket", "MultiprocessStateStore", "PgQueries",
     "PostgresBucket", "RedisBucket", "RedisStateStore", "SQLiteBucket", "SQLiteClock", "SQLiteQueries",
-    "SharedMemoryBucket", "StateBucket",
+    "SharedMemoryBucket", "SharedMemoryStateBucket", "StateBucket",
 ]  # fmt: skip
 
 # What is loaded when it is first asked for: its module, and its name there.
@@ -30,6 +30,7 @@ _LAZY = {
     "SQLiteClock": ("sqlite_bucket", "SQLiteClock"),
     "SQLiteQueries": ("sqlite_bucket", "Queries"),
     "SharedMemoryBucket": ("shared_memory", "SharedMemoryBucket"),
+    "SharedMemoryStateBucket": ("shared_memory", "SharedMemoryStateBucket"),
 }
 
 

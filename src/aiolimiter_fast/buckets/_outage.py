@@ -35,6 +35,7 @@ class Outages:
             BackendUnavailable once. For the bucket to act upon.
         local_share: the share of each limit, above 0 and up to 1, that "local" admits in this process.
         budget: seconds for each call, connecting included; default what `_budget.seconds_left` says.
+        bounds: whether to cancel attempts that are awaited when their seconds are over; not where they end themselves.
 
     Raises ValueError or TypeError for what makes no sense.
     """
@@ -49,6 +50,8 @@ class Outages:
         on_state_loss: str = "open",
         local_share: float | None = None,
         budget: float | None = None,
+        *,
+        bounds: bool = True,
     ) -> None:
         if on_backend_error not in ON_BACKEND_ERROR:
             raise ValueError(f"on_backend_error must be one of {ON_BACKEND_ERROR}, got {on_backend_error!r}")
@@ -68,6 +71,7 @@ class Outages:
         self.on_state_loss = on_state_loss
         self.local_share = local_share
         self.budget = budget
+        self._bounds = bounds
         self._down_until = 0.0
         self._local: tuple[list[tuple[int, int, int]], AbstractBucket] | None = None
 
@@ -90,12 +94,12 @@ class Outages:
     async def decide_async(
         self, algorithm: Algorithm, rates: Sequence[Rate], weight: int, attempt: Callable[[float], Awaitable[Decision]]
     ) -> Decision:
-        """`decide` with a backend that is awaited, and cancelled when its seconds are over."""
+        """`decide` with a backend that is awaited."""
         if self._down_until and self._is_down():
             return self._without(algorithm, rates, weight)
         seconds = seconds_left(self.budget)
         try:
-            decision = await bounded(attempt(seconds), seconds)
+            decision = await (bounded(attempt(seconds), seconds) if self._bounds else attempt(seconds))
         except self.errors as error:
             return self._failed(error, algorithm, rates, weight)
         self._down_until = 0.0
@@ -112,7 +116,7 @@ class Outages:
         """`ask` with a backend that is awaited."""
         seconds = seconds_left(self.budget)
         try:
-            return await bounded(attempt(seconds), seconds)
+            return await (bounded(attempt(seconds), seconds) if self._bounds else attempt(seconds))
         except self.errors as error:
             raise unavailable(error) from error
 

@@ -1,21 +1,15 @@
-"""PostgreSQL: the function that decides, the two formats of its table, and connections that answer in time."""
+"""PostgreSQL: the function that decides, and the two formats of its table."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import os
 import re
-import socket
-import threading
-import time
 import zlib
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AsyncLink", "Link", "Statements", "advisory_lock_id", "link_to", "set_up"]
+__all__ = ["Statements", "Steps", "advisory_lock_id", "checked", "set_up"]
 
 # The format of our table, which stands in its comment.
 FORMAT = 1
@@ -50,21 +44,23 @@ GUARD = """IF current_setting('transaction_isolation') <> 'read committed' THEN
 FIXED_WAIT = "RETURN ARRAY[i, intervals[i] - moment % intervals[i] + moment - began];"
 CLOCK = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
-# The lock is held until the statement's transaction ends, by the server alone: no client can keep it.
-# Each expression of a function costs, so what is admitted is one statement after the lock.
+# The lock is held until the statement's transaction ends, by the server alone: no client can keep it. It is taken in a
+# condition, which costs no query; what is admitted to a table that is not empty is one query after it.
 DECIDE = """
 DECLARE
     answer bigint[]; limits bigint[]; intervals bigint[]; moment bigint; began bigint; start bigint; newest bigint;
     reached bigint; base bigint; place bigint; low bigint; high bigint; middle bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock({key});
+    IF pg_advisory_xact_lock({key}) IS NULL THEN
+        RETURN answer;
+    END IF;
     INSERT INTO {table} (item_timestamp, total, weight, name)
-    SELECT m.moment, coalesce(l.total, 0) + units, units, item_name
-    FROM (SELECT coalesce(instant, {clock}) AS moment) AS m LEFT JOIN LATERAL (
-        SELECT e.item_timestamp, e.total FROM {table} e ORDER BY e.item_timestamp DESC, e.total DESC LIMIT 1
-    ) AS l ON true
-    WHERE current_setting('transaction_isolation') = 'read committed' AND units <= limit1
-    AND (l.total IS NULL OR l.item_timestamp <= m.moment AND {room});
+    SELECT l.moment, l.total + units, units, item_name
+    FROM (
+        SELECT e.item_timestamp, e.total, coalesce(instant, {clock}) AS moment FROM {table} e
+        ORDER BY e.item_timestamp DESC, e.total DESC LIMIT 1
+    ) AS l
+    WHERE current_setting('transaction_isolation') = 'read committed' AND l.item_timestamp <= l.moment AND {room};
     IF FOUND AND NOT prune THEN
         RETURN answer;
     END IF;
@@ -295,7 +291,7 @@ def written(schema: str, table: str, rates: int, fixed: bool, reference: bool) -
     starts = {i: f"moment - {'{0}moment % ' if fixed else ''}interval{i}" for i in numbers}
     room = " AND ".join(
         f"l.total + units <= limit{i} + coalesce((SELECT e.total - e.weight FROM {table} e WHERE e.item_timestamp >="
-        f" m.{start.format('m.')} ORDER BY e.item_timestamp, e.total LIMIT 1), l.total)"
+        f" l.{start.format('l.')} ORDER BY e.item_timestamp, e.total LIMIT 1), l.total)"
         for i, start in starts.items()
     )
     body = (DECIDE_REFERENCE if reference else DECIDE).format(
@@ -362,224 +358,3 @@ def statements(function: str, table: str, terms: Terms, fixed: bool, reference: 
         reference=reference,
         made=made,
     )
-
-
-class Watch:
-    """Ends calls that do not: shuts the connection's socket down at a deadline, so that its wait fails.
-
-    psycopg waits for a server that accepts and never answers for as long as the kernel does. One thread looks after
-    all calls of the process, and ends a while after the last.
-    """
-
-    tick = 0.01
-    idle = 2.0
-
-    def __init__(self) -> None:
-        self._calls: dict[Any, float] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def forked(self) -> None:
-        """In a child: the thread has stayed behind."""
-        self._calls.clear()
-        self._lock, self._thread = threading.Lock(), None
-
-    def begin(self, conn: Any, deadline: float) -> None:
-        self._calls[conn] = deadline
-        if self._thread is None:
-            with self._lock:
-                self._thread = threading.Thread(target=self._run, name="aiolimiter_fast postgres", daemon=True)
-                self._thread.start()
-
-    def end(self, conn: Any) -> None:
-        """The call has ended. A connection whose time was over is closed, since it may be cut off any moment."""
-        if self._calls.pop(conn, None) is None:
-            with self._lock:
-                conn.close()
-
-    def _run(self) -> None:
-        used = time.monotonic()
-        while True:
-            time.sleep(self.tick)
-            now = time.monotonic()
-            if self._calls:
-                used = now
-            elif now > used + self.idle:
-                # A call that begins from here on starts another thread; one that has begun is seen below.
-                self._thread = None
-                if not self._calls:
-                    return
-            for conn, deadline in list(self._calls.items()):
-                if deadline <= now:
-                    with self._lock:
-                        if self._calls.pop(conn, None) is not None:
-                            cut(conn)
-
-
-watch = Watch()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=watch.forked)
-
-
-def cut(conn: Any) -> None:
-    """Let whoever waits for an answer on a connection wait no longer."""
-    with suppress(Exception):
-        link = socket.socket(fileno=conn.pgconn.socket)
-        try:
-            link.shutdown(socket.SHUT_RDWR)
-        finally:
-            link.detach()
-
-
-def is_open(conn: Any) -> bool:
-    """Whether the server has not closed an idle connection: then nothing is sent that nobody would answer."""
-    try:
-        conn.pgconn.consume_input()
-    except Exception:
-        return False
-    return True
-
-
-class Link:
-    """A pool of connections. Its calls end within the seconds that they are given."""
-
-    is_async = False
-
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-
-    def _connection(self, deadline: float) -> Any:
-        while True:
-            conn = self.pool.getconn(max(deadline - time.monotonic(), 0.001))
-            if is_open(conn):
-                return conn
-            conn.close()
-            self.pool.putconn(conn)
-
-    def ask(self, statement: str, arguments: Any, seconds: float) -> Any:
-        """The first row of one statement, which is a transaction of its own."""
-        from psycopg.rows import tuple_row
-
-        deadline = time.monotonic() + seconds
-        conn = self._connection(deadline)
-        try:
-            watch.begin(conn, deadline)
-            try:
-                alone = conn.autocommit
-                if not alone:
-                    conn.autocommit = True
-                try:
-                    cursor = conn.cursor(row_factory=tuple_row).execute(statement, arguments)
-                    return cursor.fetchone() if cursor.description else None
-                finally:
-                    if not alone and not conn.closed:
-                        conn.autocommit = False
-            finally:
-                watch.end(conn)
-        finally:
-            self.pool.putconn(conn)
-
-    def follow(self, steps: Steps, seconds: float) -> Statements:
-        """What comes of steps, all in one transaction."""
-        from psycopg.rows import tuple_row
-
-        deadline = time.monotonic() + seconds
-        conn = self._connection(deadline)
-        try:
-            watch.begin(conn, deadline)
-            try:
-                with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-                    statement, arguments = next(steps)
-                    while True:
-                        cursor.execute(statement, arguments)
-                        rows = cursor.fetchall() if cursor.description else []
-                        try:
-                            statement, arguments = steps.send(rows)
-                        except StopIteration as stop:
-                            result: Statements = stop.value
-                            return result
-            finally:
-                watch.end(conn)
-        finally:
-            self.pool.putconn(conn)
-
-
-class AsyncLink:
-    """`Link` for an asynchronous pool."""
-
-    is_async = True
-
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-
-    async def _connection(self, deadline: float) -> Any:
-        while True:
-            conn = await self.pool.getconn(max(deadline - time.monotonic(), 0.001))
-            if is_open(conn):
-                return conn
-            await conn.close()
-            await self.pool.putconn(conn)
-
-    @staticmethod
-    def _watched(conn: Any, deadline: float) -> asyncio.TimerHandle:
-        # A little early, since psycopg would answer its cancellation by waiting for the server.
-        loop = asyncio.get_running_loop()
-        return loop.call_later(max(deadline - time.monotonic(), 0) * 0.95, cut, conn)
-
-    async def ask(self, statement: str, arguments: Any, seconds: float) -> Any:
-        """The first row of one statement, which is a transaction of its own."""
-        from psycopg.rows import tuple_row
-
-        deadline = time.monotonic() + seconds
-        conn = await self._connection(deadline)
-        try:
-            timer = self._watched(conn, deadline)
-            try:
-                alone = conn.autocommit
-                if not alone:
-                    await conn.set_autocommit(True)
-                try:
-                    cursor = await conn.cursor(row_factory=tuple_row).execute(statement, arguments)
-                    return await cursor.fetchone() if cursor.description else None
-                finally:
-                    if not alone and not conn.closed:
-                        await conn.set_autocommit(False)
-            finally:
-                timer.cancel()
-        finally:
-            await self.pool.putconn(conn)
-
-    async def follow(self, steps: Steps, seconds: float) -> Statements:
-        """What comes of steps, all in one transaction."""
-        from psycopg.rows import tuple_row
-
-        deadline = time.monotonic() + seconds
-        conn = await self._connection(deadline)
-        try:
-            timer = self._watched(conn, deadline)
-            try:
-                async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-                    statement, arguments = next(steps)
-                    while True:
-                        await cursor.execute(statement, arguments)
-                        rows = await cursor.fetchall() if cursor.description else []
-                        try:
-                            statement, arguments = steps.send(rows)
-                        except StopIteration as stop:
-                            result: Statements = stop.value
-                            return result
-            finally:
-                timer.cancel()
-        finally:
-            await self.pool.putconn(conn)
-
-
-def link_to(pool: Any) -> Link | AsyncLink:
-    """The link for a pool of psycopg_pool. Raises TypeError for anything else."""
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
-
-    if isinstance(pool, AsyncConnectionPool):
-        return AsyncLink(pool)
-    if isinstance(pool, ConnectionPool):
-        return Link(pool)
-    raise TypeError(f"pool must be a ConnectionPool or AsyncConnectionPool of psycopg_pool, got {pool!r}")

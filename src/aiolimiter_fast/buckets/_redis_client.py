@@ -1,10 +1,13 @@
 """One command at a Redis or Valkey within so many seconds, with the user's client and its pool of connections.
 
-A command is sent once: the clients' own retries, which may run a script twice, are left aside.
+A command is sent once: the clients' own retries, which may run a script twice, are left aside. It goes over the bare
+socket or stream of a connection that does no more than to send and to receive; anything else is asked as its makers
+meant it. A few such connections are held on to between calls, since asking the pool takes as long as the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import select
@@ -15,10 +18,20 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
+from aiolimiter_fast._budget import bounded
+from aiolimiter_fast._forking import forks
 from aiolimiter_fast._lua import Script
+from aiolimiter_fast.buckets._redis_wire import ERRORS, PENDING, Arguments, Refusal, answered, command, encoded, packed
 
 __all__ = ["AsyncLink", "Link", "link_to"]
+
+CHUNK = 1 << 16
+PLAIN = {"Connection", "SSLConnection", "UnixDomainSocketConnection"}
+MODULES = {f"{package}.{name}" for package in ("redis", "valkey") for name in ("connection", "asyncio.connection")}
+# The part of a pool's connections that may be held on to.
+SHARE = 16
 
 
 def link_to(client: Any) -> Link | AsyncLink:
@@ -38,80 +51,6 @@ def link_to(client: Any) -> Link | AsyncLink:
     return (AsyncLink if asynchronous else Link)(client, errors)
 
 
-CHUNK = 1 << 16
-# What the clients raise for an error that begins with this word.
-ERRORS = {
-    "ASK": "AskError",
-    "CLUSTERDOWN": "ClusterDownError",
-    "LOADING": "BusyLoadingError",
-    "MOVED": "MovedError",
-    "NOSCRIPT": "NoScriptError",
-    "READONLY": "ReadOnlyError",
-    "TRYAGAIN": "TryAgainError",
-}
-PLAIN = {"Connection", "SSLConnection", "UnixDomainSocketConnection"}
-MODULES = {f"{package}.{name}" for package in ("redis", "valkey") for name in ("connection", "asyncio.connection")}
-PENDING = object()
-
-
-class Refusal:
-    """An error that the server answered."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-def answered(data: bytes) -> Any:
-    """The answer that the data are, in RESP 2 or 3, without messages pushed before it; PENDING if more is to come."""
-    at = 0
-    try:
-        while True:
-            pushed = data[at : at + 1] == b">"
-            value, at = parsed(data, at)
-            if not pushed:
-                return value
-    except IndexError:
-        return PENDING
-
-
-def parsed(data: bytes, at: int) -> tuple[Any, int]:
-    """The value at a place, and where it ends. Raises IndexError if it is not all there."""
-    end = data.find(b"\r\n", at)
-    if end < 0:
-        raise IndexError
-    kind, text, at = data[at], data[at + 1 : end], end + 2
-    if kind == 58:  # :
-        return int(text), at
-    if kind in (36, 61):  # $ =
-        size = int(text)
-        if size < 0:
-            return None, at
-        if len(data) < at + size + 2:
-            raise IndexError
-        return data[at : at + size], at + size + 2
-    if kind in (42, 62, 126):  # * > ~
-        values = []
-        for _ in range(int(text)):
-            value, at = parsed(data, at)
-            values.append(value)
-        return values, at
-    if kind == 45:  # -
-        return Refusal(text.decode(errors="replace")), at
-    return (None if kind == 95 else text), at  # _
-
-
-class Arguments:
-    """Arguments of a script, as values and as they go over the wire."""
-
-    __slots__ = ("values", "wire")
-
-    def __init__(self, values: tuple[Any, ...], wire: bytes | None = None) -> None:
-        self.values = values
-        self.wire = packed(*values) if wire is None else wire
-
-
 class _Base:
     """What both links know of their client."""
 
@@ -125,8 +64,9 @@ class _Base:
         self.astray = False
         # The connection of a client that has only one, and the nodes of a cluster, are for the client to see to.
         self.is_cluster = hasattr(client, "get_node_from_key")
-        self._heads: dict[tuple[Script, bytes, bool], bytes] = {}
+        self._heads: dict[tuple[Script, bytes, int, bool], bytes] = {}
         self._get: tuple[Any, Any] = None, None
+        self._known: tuple[Any, Holdings | None] = None, None
         self.is_single = bool(getattr(client, "single_connection_client", False))
 
     def _checked(self, answer: Any) -> Any:
@@ -140,10 +80,19 @@ class _Base:
         raise getattr(self.package, name)(rest)
 
     def _wire(self, script: Script, key: bytes, arguments: Arguments, by_source: bool) -> bytes:
-        head = self._heads.get((script, key, by_source))
+        which = script, key, arguments.count, by_source
+        head = self._heads.get(which)
         if head is None:
-            head = self._heads[script, key, by_source] = packed(*command(script, key, Arguments(()), by_source))
-        return b"*%d\r\n%b%b" % (4 + len(arguments.values), head, arguments.wire)
+            words = command(script, key, Arguments(()), by_source)
+            head = self._heads[which] = b"*%d\r\n%b" % (len(words) + arguments.count, packed(*words))
+        return head + arguments.wire
+
+    def _holdings(self, pool: Any) -> Holdings:
+        known, holdings = self._known
+        if known is not pool or holdings is None or holdings.forks != forks():
+            holdings = holdings_of(pool)
+            self._known = pool, holdings
+        return holdings
 
     def _getter(self, pool: Any) -> Any:
         known, get = self._get
@@ -153,25 +102,97 @@ class _Base:
         return get
 
 
-def command(script: Script, key: bytes, arguments: Arguments, by_source: bool) -> tuple[Any, ...]:
-    name, body = ("EVAL", script.source) if by_source else ("EVALSHA", script.digest)
-    return name, body, 1, key, *arguments.values
-
-
-def packed(*values: bytes | str | int) -> bytes:
-    """Values as arguments of a command, as they go over the wire."""
-    parts = []
-    for value in values:
-        part = value if isinstance(value, bytes) else str(value).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(part), part))
-    return b"".join(parts)
-
-
 def getter(pool: Any) -> Any:
     """The pool's `get_connection`, told a command where it must be, as before redis-py 5.3."""
     first = next(iter(inspect.signature(pool.get_connection).parameters.values()), None)
     is_needed = first is not None and first.default is first.empty and first.kind is not first.VAR_POSITIONAL
     return partial(pool.get_connection, "EVALSHA") if is_needed else pool.get_connection
+
+
+class Held:
+    """A connection, and the bare socket or streams of one that does no more than to send and to receive, else None.
+
+    It is a weak reference, so that a pool and its connections go when the user lets go of them.
+    """
+
+    __slots__ = ("connection", "end", "is_late", "loop", "noise", "sink", "source", "timer")
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.connection = ref(connection)
+        self.loop = loop
+        self.is_late = False
+        self.end: float | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.source: Any = None
+        self.sink: Any = None
+        link: Any = None
+        if is_plain(connection):
+            if loop is None:
+                self.sink = link = getattr(connection, "_sock", None)
+            else:
+                self.source, self.sink = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
+                link = self.sink and self.sink.get_extra_info("socket")
+        # Gives something true once anything, the end included, has come on the socket.
+        self.noise = bool if link is None else watch(link)
+
+    def is_usable(self, connection: Any) -> bool:
+        """Whether it is as open and quiet as it was left."""
+        if self.loop is None:
+            return connection._sock is self.sink and not self.noise()
+        return (
+            connection._writer is self.sink
+            and self.loop is asyncio.get_running_loop()
+            and not (self.source.at_eof() or self.sink.is_closing())
+            and not self.noise()
+        )
+
+    def due(self, end: float) -> None:
+        """End what is awaited of the connection, and it, at this instant, unless `end` is None by then.
+
+        The timer stays for the calls to come: it is set anew once a budget, not once a call.
+        """
+        self.end = end
+        if self.timer is None or self.timer.when() > end:
+            if self.timer is not None:
+                self.timer.cancel()
+            assert self.loop is not None
+            self.timer = self.loop.call_at(end, self._expire)
+
+    def _expire(self) -> None:
+        self.timer = None
+        end, loop = self.end, self.loop
+        if end is None or loop is None:
+            return
+        if loop.time() < end:
+            self.timer = loop.call_at(end, self._expire)
+        else:
+            self.is_late = True
+            self.sink.transport.abort()
+
+
+class Holdings:
+    """What links hold on to of a pool. For the pool these connections are in use, and it closes them like others."""
+
+    __slots__ = ("forks", "most", "stack")
+
+    def __init__(self, pool: Any) -> None:
+        self.forks = forks()  # a child leaves its parent's connections alone
+        most = getattr(pool, "max_connections", 0)
+        self.most = min(most // SHARE, 32) if type(pool).__module__ in MODULES and isinstance(most, int) else 0
+        self.stack: list[Held] = []
+
+
+_holdings: WeakKeyDictionary[Any, Holdings] = WeakKeyDictionary()
+
+
+def holdings_of(pool: Any) -> Holdings:
+    try:
+        holdings = _holdings.get(pool)
+        if holdings is None or holdings.forks != forks():
+            holdings = _holdings[pool] = Holdings(pool)
+    except TypeError:  # somebody's own pool, which has no weak references
+        return Holdings(None)
+    return holdings
 
 
 class Link(_Base):
@@ -200,9 +221,10 @@ class Link(_Base):
         if self.is_single or self.astray:
             return self._through_client(command(script, key, arguments, by_source), end)
         pool = self.client.connection_pool if not self.is_cluster else self._pool_of(key, end)
-        connection = self._take(pool, end)
+        holdings = self._holdings(pool)
+        held, connection = self._taken(pool, holdings, end)
         try:
-            return self._exchange(connection, self._wire(script, key, arguments, by_source), end)
+            return self._exchange(held, connection, self._wire(script, key, arguments, by_source), end)
         except (self.package.MovedError, self.package.AskError, self.package.TryAgainError):
             self.astray = True
             return self._through_client(command(script, key, arguments, by_source), end)
@@ -210,21 +232,47 @@ class Link(_Base):
             raise
         except BaseException:
             self.astray = self.is_cluster
+            held.sink = None
             connection.disconnect()  # its answer may still come
             raise
         finally:
-            pool.release(connection)
+            if held.sink is not None and len(holdings.stack) < holdings.most:
+                holdings.stack.append(held)
+            else:
+                self._release(pool, held, connection)
 
-    def _exchange(self, connection: Any, wire: bytes, end: float) -> Any:
-        """Send a command and read its answer: on the bare socket where that is what the connection does, too."""
-        link = connection._sock if is_plain(connection) else None
+    def _taken(self, pool: Any, holdings: Holdings, end: float) -> tuple[Held, Any]:
+        stack = holdings.stack
+        while stack:
+            try:
+                held = stack.pop()
+            except IndexError:  # other threads take, too
+                break
+            connection = held.connection()
+            if connection is not None:
+                if held.is_usable(connection):
+                    return held, connection
+                self._release(pool, held, connection)
+        connection = self._take(pool, end)
+        return Held(connection), connection
+
+    @staticmethod
+    def _release(pool: Any, held: Held, connection: Any) -> None:
+        if held.sink is not None:
+            with suppress(OSError):
+                held.sink.settimeout(connection.socket_timeout)
+        pool.release(connection)
+
+    def _exchange(self, held: Held, connection: Any, wire: bytes, end: float) -> Any:
+        """Send a command and read its answer."""
+        link = held.sink
         if link is None:
             connection.send_packed_command([wire], check_health=False)
             if not connection.can_read(timeout=max(end - time.monotonic(), 0)):
                 raise self.package.TimeoutError("the server did not answer in time")
             return connection.read_response(disable_decoding=True)
-        link.settimeout(max(end - time.monotonic(), 1e-6))
         try:
+            link.settimeout(max(end - time.monotonic(), 1e-6))
             link.sendall(wire)
             data = link.recv(CHUNK)
             if data == b":0\r\n":
@@ -237,9 +285,6 @@ class Link(_Base):
                 data += more
         except TimeoutError as error:
             raise self.package.TimeoutError("the server did not answer in time") from error
-        finally:
-            with suppress(OSError):
-                link.settimeout(connection.socket_timeout)
         return self._checked(answer)
 
     def _pool_of(self, key: bytes, end: float) -> Any:
@@ -316,13 +361,6 @@ def is_plain(connection: Any) -> bool:
     return type(connection).__name__ in PLAIN and type(connection).__module__ in MODULES
 
 
-def streams(connection: Any) -> tuple[Any, Any]:
-    """Reader and writer of an asynchronous connection that does no more than to send and to receive; else None."""
-    if not is_plain(connection):
-        return None, None
-    return getattr(connection, "_reader", None), getattr(connection, "_writer", None)
-
-
 def is_idle(pool: Any) -> bool:
     """Whether the pool has a connection that is open and quiet; False also where that cannot be seen."""
     idle = getattr(pool, "_available_connections", None)
@@ -337,38 +375,75 @@ def is_idle(pool: Any) -> bool:
 
 def is_readable(link: Any) -> bool:
     """Whether something, the end included, has come on a socket."""
+    return bool(watch(link)())
+
+
+def watch(link: Any) -> Any:
+    """What gives something true when anything, the end included, has come on a socket."""
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(link, select.POLLIN | select.POLLERR | select.POLLHUP)
-        return bool(poll.poll(0))
-    return bool(select.select([link], [], [], 0)[0])
+        return partial(poll.poll, 0)
+    return lambda: select.select([link], [], [], 0)[0]
 
 
 class AsyncLink(_Base):
-    """The link of an asynchronous client. Whoever awaits it bounds the time."""
+    """The link of an asynchronous client."""
 
     is_async = True
 
     async def script(self, script: Script, key: bytes, arguments: Arguments, seconds: float) -> Any:
         """Run a script, sending its source only where the server does not know it."""
-        try:
-            return await self._run(script, key, arguments)
-        except self.package.NoScriptError:
-            return await self._run(script, key, arguments, by_source=True)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        if not (self.is_cluster or self.is_single):
+            pool = self.client.connection_pool
+            holdings = self._holdings(pool)
+            while holdings.stack:
+                held = holdings.stack.pop()
+                connection = held.connection()
+                if connection is None:
+                    continue
+                if not held.is_usable(connection):
+                    await pool.release(connection)
+                    continue
+                held.due(end)
+                try:
+                    return await self._run(pool, held, connection, self._wire(script, key, arguments, False))
+                except self.package.NoScriptError:
+                    break
+                finally:
+                    held.end = None
+        return await bounded(self._anew(script, key, arguments), end - loop.time())
 
-    async def _run(self, script: Script, key: bytes, arguments: Arguments, by_source: bool = False) -> Any:
+    async def _anew(self, script: Script, key: bytes, arguments: Arguments) -> Any:
+        """Run a script on a connection that is to be had first. Whoever awaits it bounds the time."""
+        try:
+            return await self._once(script, key, arguments, by_source=False)
+        except self.package.NoScriptError:
+            return await self._once(script, key, arguments, by_source=True)
+
+    async def _once(self, script: Script, key: bytes, arguments: Arguments, by_source: bool) -> Any:
         if self.is_cluster or self.is_single:
             words = command(script, key, arguments, by_source)
             return encoded(await self.client.execute_command(*words), self.client)
-        pool = self.client.connection_pool
+        pool, loop = self.client.connection_pool, asyncio.get_running_loop()
         connection = await self._getter(pool)()
-        try:
-            wire = self._wire(script, key, arguments, by_source)
-            reader, writer = streams(connection)
-            if writer is not None and is_readable(writer.get_extra_info("socket")):
+        held = Held(connection, loop)
+        if held.noise():
+            try:
                 await connection.disconnect(nowait=True)  # the loop has not seen yet that it is over
                 await connection.connect()
-                reader, writer = streams(connection)
+            except BaseException:
+                await pool.release(connection)
+                raise
+            held = Held(connection, loop)
+        return await self._run(pool, held, connection, self._wire(script, key, arguments, by_source))
+
+    async def _run(self, pool: Any, held: Held, connection: Any, wire: bytes) -> Any:
+        """Send a command and read its answer; then hold on to the connection, or give it back."""
+        try:
+            reader, writer = held.source, held.sink
             if reader is None or writer is None:
                 await connection.send_packed_command([wire], check_health=False)
                 return await connection.read_response(disable_decoding=True)
@@ -384,16 +459,15 @@ class AsyncLink(_Base):
             return self._checked(answer)
         except self.package.ResponseError:
             raise
-        except BaseException:
+        except BaseException as error:
+            held.sink = None
             await connection.disconnect(nowait=True)  # its answer may still come
+            if held.is_late and not isinstance(error, asyncio.CancelledError):
+                raise self.package.TimeoutError("the server did not answer in time") from error
             raise
         finally:
-            await pool.release(connection)
-
-
-def encoded(answer: Any, client: Any) -> Any:
-    """An answer as it came over the wire, where the client has decoded it."""
-    if isinstance(answer, str):
-        encoder = client.get_encoder()
-        return answer.encode(encoder.encoding, encoder.encoding_errors)
-    return [encoded(part, client) for part in answer] if isinstance(answer, list) else answer
+            holdings = self._holdings(pool)
+            if held.sink is not None and not held.is_late and len(holdings.stack) < holdings.most:
+                holdings.stack.append(held)
+            else:
+                await pool.release(connection)

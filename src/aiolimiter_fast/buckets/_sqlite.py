@@ -1,31 +1,26 @@
-"""SQLite: a connection and the two formats in which a table holds what was admitted."""
+"""SQLite: the two formats in which a table holds what was admitted."""
 
 from __future__ import annotations
 
-import os
 import re
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakSet
 
-__all__ = ["Database", "ReferenceTable", "RunTable", "Table", "open_table", "quoted"]
+__all__ = ["MOST", "ReferenceTable", "RunTable", "Table", "open_table", "quoted"]
 
 # The format of RunTable. It stands in the table's own schema, so that it goes wherever the table goes.
 FORMAT = 1
 MARK = "aiolimiter_fast_"
 # Units that the running total counts to before it begins anew; SQLite's integers go on until 2**63.
 MOST = 1 << 62
-# Seconds to wait for other processes where the caller sets no other bound: as long as the sqlite3 module does.
-PATIENCE = 5.0
+# The time of day in milliseconds, the same wherever it stands in a statement.
+NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
+# Milliseconds by which SQLite's time may differ from that of the process where an item is entered by it.
+AGREED = 1000
 # Entries in a row that are looked at one by one, before a search is quicker.
 FEW = 64
 # Entries at most that one decision removes.
 BATCH = 512
-CHANGED = r"no such (table|column)|has (no|\d+) column"
-BUSY = ("database is locked", "database schema is locked", "database table is locked")
 
 
 def quoted(name: str) -> str:
@@ -41,170 +36,18 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else holds the lock."""
-    code = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
-    return str(error).startswith(BUSY) if code is None else code & 0xFF in (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
-
-
-def is_changed(error: sqlite3.Error) -> bool:
-    """Whether a statement does not fit the table as it now is."""
-    return isinstance(error, sqlite3.IntegrityError) or re.search(CHANGED, str(error)) is not None
-
-
-def set_up(conn: sqlite3.Connection, deadline: float) -> None:
-    """Let readers and writers of the file not wait for each other, nor for the disk at each commit."""
-    while True:
-        try:
-            conn.execute("PRAGMA journal_mode=WAL").close()
-            conn.execute("PRAGMA synchronous=NORMAL").close()
-        except sqlite3.OperationalError as error:  # noqa: PERF203
-            if not is_busy(error) or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def connect(path: str) -> sqlite3.Connection:
-    """A connection for threads, in autocommit mode, that never waits inside SQLite."""
-    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-
-
-def file_at(path: str) -> tuple[int, int] | None:
-    """Which file is at a path; None for none."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-class Database:
-    """One connection and its lock; `execute` is that of its cursor.
-
-    A connection of our own, known by its path, is closed before the process forks, and opened again on both sides when
-    it is needed: SQLite's locks do not survive a fork. One that was given belongs to the process that gave it.
-    """
-
-    __slots__ = ("__weakref__", "_conn", "_file", "closed", "execute", "mutex", "path")
-
-    def __init__(self, source: sqlite3.Connection | str) -> None:
-        self.mutex = threading.RLock()
-        self.closed = False
-        self.path = None if isinstance(source, sqlite3.Connection) else source
-        self._file: tuple[int, int] | None = None
-        self._use(None if isinstance(source, str) else source)
-        databases.add(self)
-
-    def _use(self, conn: sqlite3.Connection | None) -> None:
-        self._conn = conn
-        # None: `open` has to be called first.
-        self.execute: Callable[..., sqlite3.Cursor] | None = None
-        if conn is not None:
-            cursor = conn.cursor()
-            cursor.row_factory = None
-            self.execute = cursor.execute
-
-    def open(self, seconds: float) -> Callable[..., sqlite3.Cursor]:
-        """Open the connection again where that can be; give what executes statements."""
-        if self.closed:
-            raise RuntimeError("the bucket is closed")
-        if self.path is None:
-            raise RuntimeError(
-                "the bucket's connection was opened before the process forked, and SQLite cannot share it: make the"
-                " bucket in the child, or make it with init_from_file"
-            )
-        conn = connect(self.path)
-        try:
-            set_up(conn, time.monotonic() + seconds)
-            self._file = file_at(self.path)
-        except BaseException:
-            conn.close()
-            raise
-        self._use(conn)
-        assert self.execute is not None
-        return self.execute
-
-    def look(self) -> None:
-        """Let go of a file that is not at its path any more: others work on another one, or on none."""
-        if self.path is not None and self._conn is not None and file_at(self.path) != self._file:
-            self.suspend()
-
-    @property
-    def conn(self) -> sqlite3.Connection | None:
-        """The connection; None when closed."""
-        with self.mutex:
-            if self._conn is None and not self.closed and self.path is not None:
-                self.open(PATIENCE)
-            return self._conn
-
-    def rollback(self) -> None:
-        """Undo what the transaction did, if there is one."""
-        if self._conn is not None and self._conn.in_transaction:
-            self._conn.rollback()
-
-    def suspend(self) -> None:
-        """Close a connection of our own until it is needed again; its lock is held."""
-        if self.path is not None and self._conn is not None and not self._conn.in_transaction:
-            conn = self._conn
-            self._use(None)
-            conn.close()
-
-    def forked(self) -> None:
-        """In a child: do not touch a connection that was open, not even to close it."""
-        if self._conn is not None:
-            inherited.append(self._conn)
-            self._use(None)
-
-    def close(self) -> None:
-        """Close the connection for good."""
-        with self.mutex:
-            self.closed = True
-            conn = self._conn
-            self._use(None)
-            if conn is not None:
-                conn.close()
-
-
-inherited: list[sqlite3.Connection] = []
-databases: WeakSet[Database] = WeakSet()
-held: list[Database] = []
-
-
-def _before_fork() -> None:
-    for database in list(databases):
-        database.mutex.acquire()
-        held.append(database)
-        database.suspend()
-
-
-def _after_fork() -> None:
-    while held:
-        held.pop().mutex.release()
-
-
-def _after_fork_in_child() -> None:
-    for database in held:
-        database.forked()
-    _after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
-
-
 class Table:
     """What was admitted, in a table; its methods run within a transaction."""
 
     usage: str
 
-    def __init__(self, name: str, rates: int) -> None:
+    def __init__(self, name: str, rates: int, fixed: bool) -> None:
         self.name = quoted(name)
+        self.fixed = fixed
         self.prepare(rates)
 
     def prepare(self, rates: int) -> None:
-        """Write the statements; one looks at the windows of so many rates."""
+        """Write the statements; some look at the windows of so many rates."""
         raise NotImplementedError
 
     def use(self, execute: Any, starts: Sequence[int]) -> tuple[int | None, int, list[int]]:
@@ -215,8 +58,8 @@ class Table:
         """Enter an item at a time that is not before the newest."""
         raise NotImplementedError
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
-        """The time stamp of the unit at `offset`, 0 the newest; it is not before `start`."""
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
+        """The time stamp of the unit at `offset`, 0 the newest; it is among the `count` units since `start`."""
         raise NotImplementedError
 
     def unit(self, execute: Any, index: int) -> tuple[str, int, int] | None:
@@ -269,19 +112,8 @@ class RunTable(Table):
         )
         self.insert = f"INSERT INTO {self.name} VALUES (?, ?, ?, ?)"
         self.newest = f"SELECT item_timestamp, total FROM {self.name} {back}"
-        # Enter an item if it is still the millisecond of its time stamp, there is an entry already, none from the
-        # future, and room: for all rates if the longest window holds no more than the smallest limit, else for each.
-        # ?4 and ?5 are limit and interval of the first rate.
-        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= ?1 -"
-        windows = [f"coalesce(({base} ?{5 + 2 * i} {order}), total)" for i in range(rates)]
-        room = " AND ".join(f"total + ?2 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
-        if rates > 1:
-            room = f"(total + ?2 <= ?4 + {windows[-1]} OR {room})"
-        self.enter = (
-            f"INSERT INTO {self.name} SELECT ?1, total + ?2, ?2, ?3 FROM ({self.newest}) WHERE"
-            " ?1 = CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
-            f" AND item_timestamp <= ?1 AND ?2 <= ?4 AND total < {MOST // 2} AND {room}"
-        )
+        self.enter = self.entering(NOW, f"abs(now - ?3) < {AGREED} AND", rates)
+        self.enter_at = self.entering("?3", "", rates)
         self.oldest = f"SELECT item_timestamp, total - weight FROM {self.name} {order}"
         self.reached = f"SELECT total FROM {self.name} WHERE item_timestamp <= ? {back}"
         self.next = f"SELECT item_timestamp FROM {self.name} WHERE item_timestamp >= ? AND total >= ? {order}"
@@ -291,6 +123,26 @@ class RunTable(Table):
         self.delete = (
             f"DELETE FROM {self.name} WHERE item_timestamp < ?1 AND item_timestamp <= coalesce((SELECT item_timestamp"
             f" FROM {self.name} ORDER BY item_timestamp, total LIMIT 1 OFFSET {BATCH}), ?1)"
+        )
+
+    def entering(self, now: str, condition: str, rates: int) -> str:
+        """Enter an item of weight ?1 and name ?2 if there is an entry already, none from the future, and room.
+
+        Limits and intervals are ?4, ?5 and so on. Where the total is NULL nothing is entered. It is no INSERT SELECT,
+        since for one from the table itself SQLite makes a temporary table.
+        """
+        base = f"SELECT total - weight FROM {self.name} WHERE item_timestamp >= now - {'now %' if self.fixed else ''}"
+        windows = [
+            f"coalesce(({base} ?{5 + 2 * i} ORDER BY item_timestamp, total LIMIT 1), total)" for i in range(rates)
+        ]
+        room = " AND ".join(f"total + ?1 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
+        if rates > 1:  # there is for all rates if the longest window holds no more than the smallest limit
+            room = f"(total + ?1 <= ?4 + {windows[-1]} OR {room})"
+        return (
+            f"INSERT OR IGNORE INTO {self.name} VALUES ({now}, (SELECT total + ?1 FROM"
+            f" (SELECT item_timestamp, total, {now} AS now FROM {self.name}"
+            " ORDER BY item_timestamp DESC, total DESC LIMIT 1)"
+            f" WHERE {condition} item_timestamp <= now AND total < {MOST // 2} AND {room}), ?1, ?2)"
         )
 
     def use(self, execute: Any, starts: Sequence[int]) -> tuple[int | None, int, list[int]]:
@@ -314,11 +166,8 @@ class RunTable(Table):
         execute(f"UPDATE {self.name} SET total = total - ?", (base,))
         return int(total - base)
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
-        since = execute(self.window, (start,)).fetchone()
-        if since is None or total - since[0] <= offset:
-            return None
-        if total - since[0] - offset <= FEW:
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
+        if count - offset <= FEW:
             return int(execute(self.next, (start, total - offset)).fetchone()[0])
         return self.search(execute, total - offset, start)
 
@@ -388,7 +237,7 @@ class ReferenceTable(Table):
     def append(self, execute: Any, at: int, total: int, weight: int, name: str) -> None:
         execute(self.insert, (name, at, weight))
 
-    def time_of(self, execute: Any, offset: int, total: int, start: int) -> int | None:
+    def time_of(self, execute: Any, offset: int, total: int, start: int, count: int) -> int | None:
         entry = self.unit(execute, offset)
         return None if entry is None else entry[1]
 
@@ -408,13 +257,15 @@ class ReferenceTable(Table):
         execute(f"DELETE FROM {self.name} WHERE item_timestamp < ?", (bound,))
 
 
-def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: bool) -> tuple[Table, bool]:
+def open_table(
+    execute: Any, name: str, rates: int, fixed: bool, *, create: bool, reference: bool
+) -> tuple[Table, bool]:
     """Find the table within a transaction that may write, or make it, or take over one in the reference's format.
 
     Returns it, and whether it was made.
 
-    Arguments: create, whether to make one that is missing; reference, whether to leave or make it in the reference's
-    format.
+    Arguments: fixed, whether windows are; create, whether to make one that is missing; reference, whether to leave or
+    make it in the reference's format.
 
     Raises ValueError if it is missing, or in another format.
     """
@@ -426,11 +277,11 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
         kind = ReferenceTable if reference else RunTable
         for statement in kind.schema(name):
             execute(statement)
-        return kind(name, rates), True
+        return kind(name, rates, fixed), True
     schema = execute("SELECT sql FROM sqlite_master WHERE name = ? COLLATE NOCASE", (name,)).fetchone()[0]
     mark = re.search(rf"CONSTRAINT {MARK}(\d+) PRIMARY KEY", schema)
     if mark and int(mark[1]) == FORMAT and columns == ["item_timestamp", "total", "weight", "name"]:
-        return RunTable(name, rates), False
+        return RunTable(name, rates, fixed), False
     if mark:
         raise ValueError(
             f"table {name!r} is in format {mark[1]} of aiolimiter_fast; this release knows format {FORMAT}: update it"
@@ -438,9 +289,9 @@ def open_table(execute: Any, name: str, rates: int, *, create: bool, reference: 
     if sorted(columns) != ["item_timestamp", "name"]:
         raise ValueError(f"table {name!r} holds something else: its columns are {columns}")
     if reference:
-        return ReferenceTable(name, rates), False
+        return ReferenceTable(name, rates, fixed), False
     _take_over(execute, name)
-    return RunTable(name, rates), False
+    return RunTable(name, rates, fixed), False
 
 
 def _take_over(execute: Any, name: str) -> None:

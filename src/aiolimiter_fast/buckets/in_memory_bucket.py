@@ -112,7 +112,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         if weight < 0:
             raise ValueError(f"weight must be 0 or more, got {weight!r}")
         self._refresh()
-        if self._is_sliding():
+        if self._engine_decides():
             rate = self._take(item.name, min(weight, MOST), item.timestamp * MILLISECOND)
             if rate is None:
                 return True
@@ -122,7 +122,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
             return False
         return self._put_by_algorithm(item)
 
-    def _is_sliding(self) -> bool:
+    def _engine_decides(self) -> bool:
         """Whether the engine decides as the algorithm would: nobody has put another in its place, or changed it."""
         algorithm = self._algorithm
         return (
@@ -200,7 +200,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         """Permits left now, per rate in order of interval. Raises NotImplementedError with an asynchronous clock."""
         now = self._instant()
         self._refresh()
-        if self._is_sliding():
+        if self._engine_decides():
             return list(self._room(now))
         algorithm: Any = self._algorithm
         pairs = zip(self._rates, self._counts_at(self._milliseconds()), strict=True)
@@ -213,7 +213,7 @@ class InMemoryBucket(AbstractBucket, engine.Window):
         """
         now = self._instant()
         self._refresh()
-        if self._is_sliding():
+        if self._engine_decides():
             wait = self._wait_time(min(weight, MOST), now)
             return float("inf") if wait < 0 else wait / 1e9
         algorithm: Any = self._algorithm

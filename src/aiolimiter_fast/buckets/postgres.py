@@ -12,6 +12,7 @@ from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets import _postgres
 from aiolimiter_fast.buckets._outage import BackendBucket, Outages
 from aiolimiter_fast.buckets._postgres import advisory_lock_id
+from aiolimiter_fast.buckets._postgres_links import link_to
 from aiolimiter_fast.buckets._readings import Reading
 from aiolimiter_fast.clocks import PostgresClock
 from aiolimiter_fast.errors import BackendUnavailable
@@ -104,8 +105,8 @@ class PostgresBucket(BackendBucket):
             if type(algorithm) not in (SlidingWindowLog, FixedWindow):
                 raise TypeError(f"algorithm must be SlidingWindowLog or FixedWindow, got {algorithm!r}")
             self._algorithm = algorithm
-        self._link: Any = _postgres.link_to(pool)
-        self._name = _postgres.checked(table)
+        self._link: Any = link_to(pool)
+        self._full_tbl = _postgres.checked(table)
         self.table = table.lower()
         self.pool = pool
         self._clock = PostgresClock(pool)
@@ -218,7 +219,7 @@ class PostgresBucket(BackendBucket):
 
     def _steps(self) -> _postgres.Steps:
         terms = [(int(rate.limit), rate.interval) for rate in self._rates]
-        return _postgres.set_up(self._name, terms, type(self._algorithm) is FixedWindow, self._reference)
+        return _postgres.set_up(self._full_tbl, terms, type(self._algorithm) is FixedWindow, self._reference)
 
     def _follow(self, seconds: float) -> _postgres.Statements:
         statements: _postgres.Statements = self._link.follow(self._steps(), seconds)
@@ -238,7 +239,7 @@ class PostgresBucket(BackendBucket):
             return False
         if self.outages.on_state_loss == "raise":
             self._known_as(statements)
-            raise BackendUnavailable(f"the server has lost the table {self._name!r}")
+            raise BackendUnavailable(f"the server has lost the table {self._full_tbl!r}")
         return self.outages.on_state_loss == "closed"
 
     def _known_as(self, statements: _postgres.Statements) -> _postgres.Statements:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from binascii import crc32
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from aiolimiter_fast import _lua
 from aiolimiter_fast.abstracts.algorithm import ADMITTED, Algorithm, Decision, FixedWindow, SlidingWindowLog
 from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets._outage import BackendBucket, Outages
-from aiolimiter_fast.buckets._redis_client import Arguments, link_to, packed
+from aiolimiter_fast.buckets._redis_client import link_to
+from aiolimiter_fast.buckets._redis_wire import Arguments, packed
 from aiolimiter_fast.clocks import AbstractClock, WallClock
 from aiolimiter_fast.errors import BackendUnavailable
 
@@ -34,6 +36,31 @@ class LuaScript:
     """The scripts of a bucket, under the name that pyrate-limiter has for its own."""
 
     PUT_ITEM = _lua.LOG.source
+
+
+class Tail:
+    """What seldom changes of a script's arguments, and how it came about."""
+
+    __slots__ = ("loss", "rates", "seen", "terms", "values", "wire")
+
+    def __init__(self, is_fixed: bool, loss: int, seen: tuple[int, int], rates: list[Rate]) -> None:
+        self.loss = loss
+        self.seen = seen
+        self.rates = rates
+        self.terms = [(rate, rate.limit, rate.interval) for rate in rates]
+        scaled = (term for _, limit, interval in self.terms for term in (int(limit), interval * MICROSECONDS))
+        # Whose hints are meant: of so many rates with these windows.
+        windows = repr((is_fixed, [rate.interval for rate in rates])).encode()
+        hints = bytes([len(rates)]) + crc32(windows).to_bytes(4, "big")
+        self.values: tuple[bytes | int, ...] = int(is_fixed), loss, *seen, hints, *scaled
+        self.wire = packed(*self.values)
+
+    def is_true(self) -> bool:
+        """Whether the rates are still what they were."""
+        for rate, limit, interval in self.terms:  # noqa: SIM110  # all() takes twice the time
+            if rate.limit != limit or rate.interval != interval:
+                return False
+        return True
 
 
 class RedisBucket(BackendBucket):
@@ -91,7 +118,7 @@ class RedisBucket(BackendBucket):
         if reference_format and on_state_loss != "open":
             raise ValueError(f'reference_format needs on_state_loss="open", got {on_state_loss!r}')
         link: Any = link_to(redis)
-        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget)
+        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget, bounds=False)
         self.redis = redis
         self.bucket_key = bucket_key
         self.script_hash = script_hash
@@ -102,7 +129,7 @@ class RedisBucket(BackendBucket):
         self._key = bytes_of("bucket_key", bucket_key)
         self._log = _lua.LOG
         self._loss = LOSS[on_state_loss]
-        self._tail: tuple[Any, Any, bytes] = None, (), b""  # what seldom changes of the arguments
+        self._tail = Tail(False, 0, (0, 0), [])
         self._seen: tuple[int, int] = 0, 0  # birth and last time of the log, where losses matter
         self.rates = rates
 
@@ -130,6 +157,8 @@ class RedisBucket(BackendBucket):
     @rates.setter
     def rates(self, rates: list[Rate]) -> None:
         BackendBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
+        if len(self._rates) > 255:
+            raise ValueError(f"rates must be at most 255 for Redis, got {len(self._rates)}")
         for rate in self._rates:
             if rate.limit != int(rate.limit) or rate.limit > MOST:
                 raise ValueError(f"limit must be a whole number up to {MOST} for Redis, got {rate!r}")
@@ -137,16 +166,12 @@ class RedisBucket(BackendBucket):
             self.outages.local(self._algorithm, self._rates)
 
     def _arguments(self, weight: int, name: bytes, loss: int) -> Arguments:
-        terms = [term for rate in self._rates for term in (rate.limit, rate.interval)]
-        key = loss, self._seen, terms
+        digits = b"%d" % weight
         tail = self._tail  # other threads may change it meanwhile
-        if tail[0] != key:
-            fixed = type(self._algorithm) is FixedWindow
-            scaled = [term * MICROSECONDS if index % 2 else int(term) for index, term in enumerate(terms)]
-            values: tuple[Any, ...] = int(fixed), loss, *self._seen, *scaled
-            self._tail = tail = key, values, packed(*values)
-        _, values, wire = tail
-        return Arguments((weight, name, *values), packed(weight, name) + wire)
+        if not (tail.loss == loss and tail.seen == self._seen and tail.rates is self._rates and tail.is_true()):
+            tail = self._tail = Tail(type(self._algorithm) is FixedWindow, loss, self._seen, self._rates)
+        wire = b"$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (len(digits), digits, len(name), name, tail.wire)
+        return Arguments((weight, name), wire, tail.values)
 
     def _decide(self, item: RateItem, seconds: float) -> Any:
         if not isinstance(item.weight, int):

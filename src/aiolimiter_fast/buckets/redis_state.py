@@ -11,7 +11,8 @@ from aiolimiter_fast.abstracts.algorithm import ADMITTED, GCRA, Decision, State,
 from aiolimiter_fast.abstracts.rate import Rate
 from aiolimiter_fast.abstracts.store import StateStore
 from aiolimiter_fast.buckets._outage import Outages
-from aiolimiter_fast.buckets._redis_client import Arguments, link_to, packed
+from aiolimiter_fast.buckets._redis_client import link_to
+from aiolimiter_fast.buckets._redis_wire import Arguments, packed
 from aiolimiter_fast.buckets.redis_bucket import FOREIGN, LOSS, LOST, MICROSECONDS, bytes_of, foreign
 from aiolimiter_fast.clocks import WallClock
 from aiolimiter_fast.errors import BackendUnavailable
@@ -22,6 +23,30 @@ if TYPE_CHECKING:
     from redis.asyncio import RedisCluster as AsyncRedisCluster
 
 __all__ = ["RedisStateStore"]
+
+
+class Tail:
+    """What seldom changes of a script's arguments, and for which rates."""
+
+    __slots__ = ("algorithm", "seen", "terms", "values", "wire")
+
+    def __init__(
+        self, algorithm: StateAlgorithm | None, seen: tuple[int, int], rates: Sequence[Rate], values: tuple[Any, ...]
+    ) -> None:
+        self.algorithm = algorithm
+        self.seen = seen
+        self.terms = [(rate, rate.limit, rate.interval, rate.burst) for rate in rates]
+        self.values = values
+        self.wire = packed(*values)
+
+    def is_of(self, rates: Sequence[Rate]) -> bool:
+        """Whether these are the rates, as they were."""
+        if len(rates) != len(self.terms):
+            return False
+        for given, (rate, limit, interval, burst) in zip(rates, self.terms, strict=True):
+            if given is not rate or rate.limit != limit or rate.interval != interval or rate.burst != burst:
+                return False
+        return True
 
 
 class RedisStateStore(StateStore):
@@ -66,7 +91,7 @@ class RedisStateStore(StateStore):
         if ttl_ms is not None and not ttl_ms > 0:
             raise ValueError(f"ttl_ms must be positive milliseconds, got {ttl_ms!r}")
         link: Any = link_to(redis)
-        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget)
+        self.outages = Outages(link.errors, on_backend_error, on_state_loss, local_share, budget, bounds=False)
         self.redis = redis
         self.key = key
         self.is_async = link.is_async
@@ -75,7 +100,7 @@ class RedisStateStore(StateStore):
         self._link = link
         self._key = bytes_of("key", key)
         self._seen: tuple[int, int] = 0, 0
-        self._tail: tuple[Any, tuple[Any, ...], bytes] = None, (), b""  # what seldom changes of the arguments
+        self._tail = Tail(None, (0, 0), [], ())
         self._own = _lua.GCRA
         self._scripts: dict[str, _lua.Script] = {_lua.GCRA.source: _lua.GCRA}
 
@@ -109,16 +134,14 @@ class RedisStateStore(StateStore):
         self, script: _lua.Script, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int
     ) -> Arguments:
         own = script is self._own
-        key = self._seen, [(rate.limit, rate.interval, rate.burst) for rate in rates] if own else None
         tail = self._tail  # other threads may change it meanwhile
-        if not own or tail[0] != key:
+        if not (own and tail.algorithm is algorithm and tail.seen == self._seen and tail.is_of(rates)):
             values = self._keep(rates), len(rates), *algorithm.redis_args(rates)
             if own:
                 values += (LOSS[self.outages.on_state_loss], *self._seen)
-            self._tail = tail = key, values, packed(*values)
-        _, values, wire = tail
+            self._tail = tail = Tail(algorithm, self._seen, rates, values)
         instant = 0 if own else now
-        return Arguments((instant, weight, *values), packed(instant, weight) + wire)
+        return Arguments((instant, weight), packed(instant, weight) + tail.wire, tail.values)
 
     def _decide(self, script: _lua.Script, arguments: Arguments, rates: Sequence[Rate], seconds: float) -> Any:
         answer = self._link.script(script, self._key, arguments, seconds)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -25,6 +24,7 @@ from aiolimiter_fast.abstracts.rate import Rate, RateItem
 from aiolimiter_fast.buckets import _sqlite
 from aiolimiter_fast.buckets._outage import BackendBucket, Outages
 from aiolimiter_fast.buckets._readings import Reading
+from aiolimiter_fast.buckets._sqlite_database import PATIENCE, Database, Ledger
 from aiolimiter_fast.clocks import AbstractClock
 from aiolimiter_fast.errors import BackendUnavailable
 from aiolimiter_fast.utils import dedicated_sqlite_clock_connection
@@ -32,10 +32,6 @@ from aiolimiter_fast.utils import dedicated_sqlite_clock_connection
 __all__ = ["Queries", "SQLiteBucket", "SQLiteClock"]
 
 NANOSECONDS = 1_000_000
-# Seconds from one look at whether the file is still at its path to the next.
-LOOK_EVERY = 0.1
-# Seconds from one try to get the file's lock to the next: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 0.0002, 0.003
 # Admissions from one pruning to the next.
 PRUNE_EVERY = 256
 # Milliseconds by which the newest entry may be ahead of the clock before it is said that the clock went back.
@@ -92,9 +88,10 @@ class SQLiteBucket(BackendBucket):
             seconds where there is none.
 
     Each decision is one transaction, which takes the file's write lock from its beginning: one process that is killed
-    at any moment leaves an item entered or not, and stops nobody. The time is the wall clock's, and if that steps back,
-    what was admitted counts as admitted just now. An item whose time stamp is this bucket's `now()` is decided at the
-    time of its transaction, any other at its time stamp.
+    at any moment leaves an item entered or not, and stops nobody. A refusal needs no lock where the bucket has a
+    connection of its own. The time is the wall clock's, and if that steps back, what was admitted counts as admitted
+    just now. An item whose time stamp is this bucket's `now()` is decided at the time of its transaction, any other at
+    its time stamp.
 
     Where the bucket is scheduled by a factory, decisions remove what has left the longest window: no thread does.
 
@@ -159,27 +156,19 @@ class SQLiteBucket(BackendBucket):
         _sqlite.quoted(table)
         self.table = table
         self.outages = Outages((sqlite3.OperationalError,), *policy)
-        self._create, self._reference = create_new_table, reference_format
-        self._log: _sqlite.Table | None = None
-        self._found = False  # the table was there, or was made, once
         self._puts = 0
-        self._look_at = 0.0
-        # What `put` may execute at once: the cursor's method and the statement, where nothing is in the way.
-        self._enter: tuple[Callable[..., sqlite3.Cursor], str] | None = None
-        self._database = _sqlite.Database(source)
+        terms = 1, type(self._algorithm) is FixedWindow
+        self._ledger = Ledger(Database(source), lock, table, terms, create_new_table, reference_format)
+        self._ledger.is_plain &= self._is_counting
         self.rates = rates
-        self.lock: Any = self._database.mutex if lock is None else lock
-        is_own = self._database.path is not None
-        is_plain = is_own and lock is None and not reference_format
-        self._is_plain = is_plain and type(self._algorithm) is SlidingWindowLog
         try:
             self.outages.ask(lambda _: self._run(lambda *_: None, None))
         except BackendUnavailable:
             if self.outages.on_backend_error == "raise":
-                self._database.close()
+                self._ledger.close()
                 raise
         except BaseException:
-            self._database.close()
+            self._ledger.close()
             raise
 
     @classmethod
@@ -228,7 +217,12 @@ class SQLiteBucket(BackendBucket):
     @property
     def conn(self) -> sqlite3.Connection | None:
         """The connection; None when closed."""
-        return self._database.conn
+        return self._ledger.database.conn
+
+    @property
+    def lock(self) -> Any:
+        """What is held around each transaction."""
+        return self._ledger.lock
 
     @property
     def rates(self) -> list[Rate]:
@@ -237,11 +231,9 @@ class SQLiteBucket(BackendBucket):
 
     @rates.setter
     def rates(self, rates: list[Rate]) -> None:
-        with self._database.mutex:
+        with self._ledger.database.mutex:
             BackendBucket.rates.fset(self, rates)  # type: ignore[attr-defined]
-            self._enter = None
-            if self._log is not None:
-                self._log.prepare(len(self._rates))
+            self._ledger.prepare(len(self._rates))
         if self.outages.local_share is not None:
             self.outages.local(self._algorithm, self._rates)
 
@@ -255,40 +247,43 @@ class SQLiteBucket(BackendBucket):
         Raises BackendUnavailable by the policy for outages, ValueError or TypeError for a wrong weight or name.
         """
         # What is plain is decided here at the least cost: a statement alone is a transaction that may write from its
-        # beginning. Whatever is in the way, `put_decision` sees to it.
-        enter, weight, name, mutex = self._enter, item.weight, item.name, self._database.mutex
+        # beginning. Whatever is in the way, `_put_in_full` sees to it.
+        ledger, weight, name, timestamp = self._ledger, item.weight, item.name, item.timestamp
+        entry, kind = ledger.entry, type(timestamp)
         if (
-            enter is None
-            or type(item.timestamp) is not Reading
+            entry is None
+            or (kind is not Reading and kind is not int)
             or type(weight) is not int
-            or weight <= 0
+            or not 0 < weight < _sqlite.MOST
             or type(name) is not str
-            or time.monotonic() >= self._look_at
-            or not mutex.acquire(False)
+            or self.failing_rate is not None
+            or getattr(item, "noted", None) is not None
+            or time.monotonic() >= ledger.look_at
         ):
             return self.put_decision(item).failing_rate is None
+        execute, enter, enter_at, acquire, release = entry
+        if not acquire(False):
+            return self.put_decision(item).failing_rate is None
         try:
-            terms = [item.timestamp, weight, name]
-            for rate in self._rates:
-                terms += rate.limit, rate.interval
-            entered = enter[0](enter[1], terms).rowcount == 1
-        except sqlite3.DatabaseError:
+            terms = self._terms(weight, name, timestamp)
+            entered = execute(enter if kind is Reading else enter_at, terms).rowcount == 1
+        except (sqlite3.DatabaseError, OverflowError):  # the latter from a limit that SQLite has no number for
             entered = False
         finally:
-            mutex.release()
+            release()
         if not entered:
-            return self.put_decision(item).failing_rate is None
-        if self._scheduled:
-            self._puts += 1
-            if self._puts >= PRUNE_EVERY:
-                self._enter = None
-        self.failing_rate = self._last_wait = None
-        if getattr(item, "noted", None) is not None:
-            item.noted = None
+            return self._put_in_full(item, True).failing_rate is None
+        self._puts += 1
+        if self._puts >= PRUNE_EVERY and self._scheduled:
+            ledger.entry = None  # once
         return True
 
     def put_decision(self, item: RateItem) -> Decision:
         """Put the item, and say what came of it."""
+        return self._put_in_full(item, self._ledger.is_plain or self.failing_rate is not None)
+
+    def _put_in_full(self, item: RateItem, doubtful: bool) -> Decision:
+        """Put an item of any kind; `doubtful`: see first whether it is refused, which takes nobody's lock."""
         weight, outages = item.weight, self.outages
         if not isinstance(weight, int):
             raise TypeError(f"weight must be a whole number, got {weight!r}")
@@ -298,15 +293,51 @@ class SQLiteBucket(BackendBucket):
             decision: Decision = super().put_decision(item)
             return decision
         try:
-            decision = self._run(self._put, item)
+            refusal = self._run(self._refuse, item, write=False) if doubtful and self._ledger.is_plain else None
+            decision = refusal or self._run(self._put if doubtful else self._enter, item)
         except outages.errors as error:
-            self._enter = None
+            self._ledger.entry = None
             decision = outages._failed(error, self._algorithm, self._rates, weight)
         return self._note(item, decision)
+
+    def _refuse(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision | None:
+        """Refuse the item; None if there may be room."""
+        at = self.now() if type(item.timestamp) is Reading else item.timestamp
+        starts = self._starts(at)
+        newest, total, counts = log.use(execute, starts)
+        if newest is None or newest > at:
+            return None
+        decision = self._judge(execute, log, (at, at, starts, total, counts), item.weight, self._rates, counts)
+        return None if decision.failing_rate is None else decision
 
     def _decide(self, item: RateItem, seconds: float) -> Decision:
         decision: Decision = self._run(self._put, item)
         return decision
+
+    def _enter(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision:
+        """Put the item, which will most likely be admitted."""
+        if self._is_counting and isinstance(log, _sqlite.RunTable):
+            at = self.now() if type(item.timestamp) is Reading else item.timestamp
+            with suppress(OverflowError):
+                if execute(log.enter_at, self._terms(item.weight, item.name, at)).rowcount == 1:
+                    return self._admitted(execute, log, at)
+        return self._put(execute, log, item)
+
+    def _terms(self, weight: int, name: str, timestamp: int) -> list[Any]:
+        """The parameters of a statement that enters an item."""
+        terms: list[Any] = [weight, name, timestamp]
+        for rate in self._rates:
+            terms += rate.limit, rate.interval
+        return terms
+
+    def _admitted(self, execute: Any, log: _sqlite.Table, at: int) -> Decision:
+        """Remove now and then what has left the longest window."""
+        self._puts += 1
+        if self._puts >= PRUNE_EVERY:
+            self._puts = 0
+            if self._scheduled:
+                log.prune(execute, self._bound(at))
+        return ADMITTED
 
     def _put(self, execute: Any, log: _sqlite.Table, item: RateItem) -> Decision:
         weight, rates = item.weight, self._rates
@@ -320,14 +351,10 @@ class SQLiteBucket(BackendBucket):
                     break
         else:
             decision = self._judge(execute, log, view, weight, rates, counts)
-        if decision.failing_rate is None:
-            log.append(execute, at, total, weight, item.name)
-            self._puts += 1
-            if self._puts >= PRUNE_EVERY:
-                self._puts = 0
-                if self._scheduled:
-                    log.prune(execute, self._bound(at))
-        return decision
+        if decision.failing_rate is not None:
+            return decision
+        log.append(execute, at, total, weight, item.name)
+        return self._admitted(execute, log, at)
 
     def _look(self, execute: Any, log: _sqlite.Table, timestamp: int) -> _View:
         """See what each rate's window holds at the time of a decision."""
@@ -364,7 +391,7 @@ class SQLiteBucket(BackendBucket):
             # The shortest window that holds the unit is that of the rate that refused, so the unit is near its start.
             for start, count in zip(starts, used, strict=True):
                 if count > offset:
-                    return log.time_of(execute, offset, total, start)
+                    return log.time_of(execute, offset, total, start, count)
             return None
 
         algorithm: Any = self._algorithm
@@ -389,7 +416,7 @@ class SQLiteBucket(BackendBucket):
     def _seconds(self) -> float:
         """Seconds that a call may take."""
         budget = self.outages.budget
-        return _sqlite.PATIENCE if budget is None and call_deadline.get() is None else seconds_left(budget)
+        return PATIENCE if budget is None and call_deadline.get() is None else seconds_left(budget)
 
     def _query(self, action: Callable[..., Any], argument: Any = None, write: bool = True) -> Any:
         """`_run` what is no decision."""
@@ -397,81 +424,19 @@ class SQLiteBucket(BackendBucket):
 
     def _run(self, action: Callable[..., Any], argument: Any, write: bool = True) -> Any:
         """Call `action(execute, log, argument)` in one transaction; `write` false: it changes nothing."""
-        lock, database = self.lock, self._database
-        if lock is database.mutex:
-            if not (lock.acquire(False) or lock.acquire(timeout=self._seconds())):
-                raise sqlite3.OperationalError("another thread is in a transaction of this bucket")
-            try:
-                return self._transact(action, argument, write)
-            finally:
-                lock.release()
-        if not lock.acquire(timeout=self._seconds()):
-            raise sqlite3.OperationalError("another thread or process holds the lock of this bucket")
-        try:
-            with database.mutex:
-                return self._transact(action, argument, write)
-        finally:
-            lock.release()
+        return self._ledger.run(action, argument, write, self._seconds, self._lose)
 
-    def _transact(self, action: Callable[..., Any], argument: Any, write: bool) -> Any:
-        database, started, tries, deadline = self._database, time.monotonic(), 0, 0.0
-        if started >= self._look_at:
-            self._look_at = started + LOOK_EVERY
-            database.look()
-        while True:
-            try:
-                execute = database.execute or self._reopen()
-                execute("BEGIN IMMEDIATE" if write or self._log is None else "BEGIN")
-                result = action(execute, self._log or self._find(execute), argument)
-                execute("COMMIT")
-            except sqlite3.DatabaseError as error:  # noqa: PERF203
-                self._enter = None
-                if str(error).startswith("cannot start a transaction"):
-                    raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
-                database.rollback()
-                if _sqlite.is_changed(error) and self._log is not None:
-                    # Another process has brought the table into another format, or removed it.
-                    self._log = None
-                    continue
-                if not _sqlite.is_busy(error):
-                    if type(error) is sqlite3.DatabaseError:  # the file is damaged, or no database
-                        raise sqlite3.OperationalError(str(error)) from error
-                    raise
-                tries += 1
-                deadline = deadline or started + self._seconds()
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(random.uniform(0.5, 1) * min(FIRST_PAUSE * tries, LONGEST_PAUSE))
-            except BaseException:
-                database.rollback()
-                raise
-            else:
-                if self._is_plain and isinstance(self._log, _sqlite.RunTable):
-                    self._enter = execute, self._log.enter
-                return result
-
-    def _reopen(self) -> Callable[..., Any]:
-        """Open the connection; what is there may be another table."""
-        self._log = None
-        return self._database.open(self._seconds())
-
-    def _find(self, execute: Any) -> _sqlite.Table:
-        """Find the table, or make it; and if it had been there before, act on the loss."""
-        log, made = _sqlite.open_table(
-            execute, self.table, len(self._rates), create=self._create, reference=self._reference
-        )
-        lost = made and self._found
-        self._log, self._found = log, True
-        if lost and self.outages.on_state_loss == "closed":
+    def _lose(self, execute: Any, log: _sqlite.Table) -> None:
+        """Act on the loss of the table, in the transaction that made another."""
+        if self.outages.on_state_loss == "closed":
             log.append(execute, self.now(), 0, int(self._rates[-1].limit), "lost")
-        if lost and self.outages.on_state_loss == "raise":
+        if self.outages.on_state_loss == "raise":
             execute("COMMIT")
             raise BackendUnavailable(f"the table {self.table!r} was lost")
-        return log
 
     def leak(self, current_timestamp: int | None = None) -> int:
         """Forget what is in no window any more at `current_timestamp` (ms); return how many units, 0 after `close`."""
-        if self._database.closed:
+        if self._ledger.database.closed:
             return 0
         if current_timestamp is None:
             raise AssertionError("leak() needs the current timestamp, got None")
@@ -531,8 +496,7 @@ class SQLiteBucket(BackendBucket):
 
     def close(self) -> None:
         """Close the connection. What was admitted stays in the table."""
-        self._enter = None
-        self._database.close()
+        self._ledger.close()
 
 
 def _file_lock(path: str) -> Any:

@@ -39,12 +39,12 @@ class InMemoryStateStore(StateStore):
 class MultiprocessStateStore(StateStore):
     """The state in shared memory, for a process and the workers that were given this object; `init` makes one.
 
-    A step of an algorithm is Python code, so it holds a lock of the file, which the system frees when its owner dies.
-    The state is written beside the last one and then put in its place at once: a killed process leaves one or the
-    other. It goes when the process that made it ends.
+    No lock is taken: a step of the algorithm is made from the state as it was read, and counts if that still is the
+    state when the next one takes its place; else it is made again. So a process that is killed or stopped at any
+    instruction delays nobody, and a step must have no other effects. The file goes when the process that made it ends.
 
     Arguments, as pyrate-limiter's class of this name takes them: values, a manager's list; lock, a multiprocessing
-    lock. Then the state is in the manager's process.
+    lock. Then the state is in the manager's process, and steps hold the lock.
     """
 
     def __init__(self, values: Any, lock: Any) -> None:
@@ -54,10 +54,11 @@ class MultiprocessStateStore(StateStore):
     @classmethod
     def init(cls) -> MultiprocessStateStore:
         """Make a store in shared memory."""
-        state = SharedState.make()
-        return cls(state, state)
+        return cls(SharedState.init(), None)
 
     def check(self, algorithm: StateAlgorithm, rates: Sequence[Rate], now: int, weight: int) -> Decision:
+        if isinstance(self._values, SharedState):
+            return self._values.check(algorithm, rates, now, weight)
         with self._lock:
             state, decision = algorithm.step(rates, self.read(algorithm, rates), now, weight)
             if decision.allowed:
@@ -65,11 +66,15 @@ class MultiprocessStateStore(StateStore):
         return decision
 
     def read(self, algorithm: StateAlgorithm, rates: Sequence[Rate]) -> State:
-        values = self._values
-        state = algorithm.decode(values.texts()) if isinstance(values, SharedState) else tuple(values)
+        if isinstance(self._values, SharedState):
+            return self._values.read(algorithm, rates)
+        state = tuple(self._values)
         return algorithm.initial(rates) if len(state) != len(rates) else state
 
     def reset(self) -> None:
+        if isinstance(self._values, SharedState):
+            self._values.reset()
+            return
         with self._lock:
             self._values[:] = []
 

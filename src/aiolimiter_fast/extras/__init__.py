@@ -1,1 +1,4 @@
-"""HTTP clients that obey a limiter: one module for each client, which is imported there and nowhere else."""
+"""HTTP clients that obey a limiter, or a whole stack of them.
+
+One module for each client, which is imported there and nowhere else.
+"""

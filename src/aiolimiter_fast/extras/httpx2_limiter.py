@@ -1,22 +1,23 @@
-"""httpx2 transports that obey a limiter."""
+"""httpx2 transports that obey a limiter, or a whole stack of them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
 import httpx2
 
-from aiolimiter_fast.extras._gate import Gate, Key, Slot, Weight
+from aiolimiter_fast.extras import _transports as _parts
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["AsyncRateLimiterTransport", "RateLimiterTransport"]
+__all__ = ["AsyncRateLimiterTransport", "AsyncThrottledTransport", "RateLimiterTransport", "ThrottledTransport"]
 
 
-class RateLimiterTransport(httpx2.HTTPTransport):
+class HeldStream(_parts.HeldStream, httpx2.SyncByteStream):
+    """A body whose slot is given back when it is read or closed."""
+
+
+class AsyncHeldStream(_parts.AsyncHeldStream, httpx2.AsyncByteStream):
+    """A body whose slot is given back when it is read or closed."""
+
+
+class RateLimiterTransport(_parts.RateLimited, httpx2.HTTPTransport):
     """Send each request once the limiter lets it go.
 
     Arguments:
@@ -43,66 +44,10 @@ class RateLimiterTransport(httpx2.HTTPTransport):
             assert client.get("http://example.org").status_code == 200
     """
 
-    def __init__(
-        self,
-        limiter: Any,
-        *,
-        transport: httpx2.BaseTransport | None = None,
-        key: Key = None,
-        weight: Weight = 1,
-        max_concurrent: int | None = None,
-        max_per_key: int | None = None,
-        max_keys: int = 10_000,
-        **kwargs: Any,
-    ) -> None:
-        self._gate = Gate(limiter, __name__, _host, key, weight, max_concurrent, max_per_key, max_keys)
-        self.limiter = limiter
-        self._inner = transport
-        if transport is None:
-            super().__init__(**kwargs)
-        elif kwargs:
-            raise TypeError(f"{', '.join(kwargs)} must be given to the transport that is wrapped")
-
-    def handle_request(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-        slot = self._gate.enter_blocking(request)
-        try:
-            send = super().handle_request if self._inner is None else self._inner.handle_request
-            response = send(request, **kwargs)
-            if self._gate.holds and not response.is_closed and isinstance(response.stream, httpx2.SyncByteStream):
-                response.stream = HeldStream(response.stream, slot)
-            else:
-                slot.release()
-        except BaseException:
-            slot.release()
-            raise
-        return response
-
-    def close(self) -> None:
-        if self._inner is None:
-            super().close()
-        else:
-            self._inner.close()
-
-    def __enter__(self) -> Self:
-        if self._inner is None:
-            super().__enter__()
-        else:
-            self._inner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        if self._inner is None:
-            super().__exit__(exc_type, exc_value, traceback)
-        else:
-            self._inner.__exit__(exc_type, exc_value, traceback)
+    _library, _module, _held = httpx2, __name__, HeldStream
 
 
-class AsyncRateLimiterTransport(httpx2.AsyncHTTPTransport):
+class AsyncRateLimiterTransport(_parts.AsyncRateLimited, httpx2.AsyncHTTPTransport):
     """Send each request once the limiter lets it go; the arguments are those of RateLimiterTransport.
 
     Example:
@@ -120,105 +65,66 @@ class AsyncRateLimiterTransport(httpx2.AsyncHTTPTransport):
         asyncio.run(main())
     """
 
-    def __init__(
-        self,
-        limiter: Any,
-        *,
-        transport: httpx2.AsyncBaseTransport | None = None,
-        key: Key = None,
-        weight: Weight = 1,
-        max_concurrent: int | None = None,
-        max_per_key: int | None = None,
-        max_keys: int = 10_000,
-        **kwargs: Any,
-    ) -> None:
-        self._gate = Gate(limiter, __name__, _host, key, weight, max_concurrent, max_per_key, max_keys)
-        self.limiter = limiter
-        self._inner = transport
-        if transport is None:
-            super().__init__(**kwargs)
-        elif kwargs:
-            raise TypeError(f"{', '.join(kwargs)} must be given to the transport that is wrapped")
-
-    async def handle_async_request(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-        slot = await self._gate.enter(request)
-        try:
-            send = super().handle_async_request if self._inner is None else self._inner.handle_async_request
-            response = await send(request, **kwargs)
-            if self._gate.holds and not response.is_closed and isinstance(response.stream, httpx2.AsyncByteStream):
-                response.stream = AsyncHeldStream(response.stream, slot)
-            else:
-                slot.release()
-        except BaseException:
-            slot.release()
-            raise
-        return response
-
-    async def aclose(self) -> None:
-        if self._inner is None:
-            await super().aclose()
-        else:
-            await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        if self._inner is None:
-            await super().__aenter__()
-        else:
-            await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        if self._inner is None:
-            await super().__aexit__(exc_type, exc_value, traceback)
-        else:
-            await self._inner.__aexit__(exc_type, exc_value, traceback)
+    _library, _module, _held = httpx2, __name__, AsyncHeldStream
 
 
-class HeldStream(httpx2.SyncByteStream):
-    """A body whose slot is given back when it is read or closed."""
+class ThrottledTransport(_parts.Throttled, httpx2.HTTPTransport):
+    """Send each request through a circuit breaker, retries, a limiter that learns, and bounds of concurrency.
 
-    def __init__(self, stream: httpx2.SyncByteStream, slot: Slot) -> None:
-        self._stream = stream
-        self._slot = slot
+    Arguments, each of which can be left out:
+        limiter: a Limiter, an AsyncLimiter, or a function that makes one for a key; None: no rate of our own.
+        transport: what sends the requests; None makes an httpx2.HTTPTransport of the other keyword arguments. httpx2
+            drops a client's `limits=`, `http2=`, `verify=`, ... where it is given a transport: give them here.
+        key: "host", or a function of the request, that says which limiter, bound and circuit it belongs to; None: one
+            for all, but for the circuits, which are by host.
+        weight: permits for each request, a number or a function of the request.
+        max_concurrent: how many requests are under way at once, until their response is read or closed.
+        max_per_key: how many of one key.
+        max_keys: for how many idle keys limiters are kept.
+        adaptive: True learns what the servers allow, each key's limiter as the ceiling; an AdaptiveLimiter, for all
+            keys; or a function that makes one of a ceiling.
+        retry: True; the arguments of `resilience.retry_options` as a dict; or tenacity's Retrying. Needs tenacity.
+        breaker: True; a CircuitBreaker; or what `resilience.as_breaker` takes.
 
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._stream
-        finally:
-            self._slot.release()
+    Each attempt takes a permit of its own, and none is held while it waits for the next. A request whose body cannot be
+    sent twice is not tried again. An open breaker raises `resilience.CircuitOpen`.
 
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._slot.release()
+    Raises ValueError or TypeError for what makes no sense, ImportError for `retry` without tenacity.
 
+    Example:
+        import httpx2
+        from aiolimiter_fast import AsyncLimiter
+        from aiolimiter_fast.extras.httpx2_limiter import ThrottledTransport
 
-class AsyncHeldStream(httpx2.AsyncByteStream):
-    """A body whose slot is given back when it is read or closed."""
+        network = httpx2.MockTransport(lambda request: httpx2.Response(200, headers={"RateLimit": '"default";r=9;t=1'}))
+        transport = ThrottledTransport(
+            limiter=lambda host: AsyncLimiter(50, 1), max_concurrent=10, adaptive=True, breaker=True, transport=network
+        )
+        with httpx2.Client(transport=transport) as client:
+            assert client.get("http://example.org").status_code == 200
+        assert transport.adaptive("example.org").remaining == 9
+        assert transport.breaker.state("example.org") == "closed"
+    """
 
-    def __init__(self, stream: httpx2.AsyncByteStream, slot: Slot) -> None:
-        self._stream = stream
-        self._slot = slot
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self._stream:
-                yield part
-        finally:
-            self._slot.release()
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._slot.release()
+    _library, _module, _held = httpx2, __name__, HeldStream
 
 
-def _host(request: httpx2.Request) -> str:
-    return request.url.host
+class AsyncThrottledTransport(_parts.AsyncThrottled, httpx2.AsyncHTTPTransport):
+    """ThrottledTransport for tasks; the arguments are its, with tenacity's AsyncRetrying for `retry`.
+
+    Example:
+        import asyncio
+        import httpx2
+        from aiolimiter_fast.extras.httpx2_limiter import AsyncThrottledTransport
+
+        async def main():
+            network = httpx2.MockTransport(lambda request: httpx2.Response(200))
+            transport = AsyncThrottledTransport(max_concurrent=10, adaptive=True, breaker=True, transport=network)
+            async with httpx2.AsyncClient(transport=transport) as client:
+                assert (await client.get("http://example.org")).status_code == 200
+            assert transport.adaptive("example.org").in_flight == 0
+
+        asyncio.run(main())
+    """
+
+    _library, _module, _held = httpx2, __name__, AsyncHeldStream

@@ -205,12 +205,16 @@ class CircuitBreaker:
                 now = self._now()
                 until = max(circuit.opened_until, circuit.probe_until)
                 if now < until:
-                    at = "" if key is None else f" for {key!r}"
-                    raise CircuitOpen(f"the circuit breaker{at} is open", until - now)
+                    raise _open(key, until - now)
                 # One whose end nobody ever tells does not keep it half-open for good.
                 circuit.generation += 1
                 circuit.probe_until = now + self._open_for
             return circuit, circuit.generation
+
+    def _check(self, key: Hashable, circuit: Circuit, generation: int) -> None:
+        with self._lock:
+            if circuit.opened_until is not None and generation != circuit.generation:
+                raise _open(key, max(circuit.opened_until - self._now(), 0.0))
 
     def _leave(self, circuit: Circuit, generation: int, failed: bool | None) -> None:
         """Count a call's outcome; None: it came to nothing."""
@@ -267,6 +271,11 @@ class Passage:
         self._failed = self._breaker._counts(outcome)
         return outcome
 
+    def check(self) -> None:
+        """Raise CircuitOpen if the breaker has opened since this call began; for calls that waited within the block."""
+        if self._circuit is not None:
+            self._breaker._check(self._key, self._circuit, self._generation)
+
     def __enter__(self) -> Self:
         self._circuit, self._generation = self._breaker._enter(self._key)
         self._failed = None
@@ -293,6 +302,11 @@ class Passage:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.__exit__(kind, error, trace)
+
+
+def _open(key: Hashable, seconds: float) -> CircuitOpen:
+    at = "" if key is None else f" for {key!r}"
+    return CircuitOpen(f"the circuit breaker{at} is open", seconds)
 
 
 def _with_429(outcome: object) -> bool:

@@ -87,7 +87,10 @@ class retry_if_transient(retry_base):  # noqa: N801
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         """Whether another attempt is due."""
-        outcome = _outcome(retry_state)
+        return self.is_due(_outcome(retry_state))
+
+    def is_due(self, outcome: Any) -> bool:
+        """Whether another attempt is due after an outcome, a response or an exception."""
         if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
             return False
         if is_transient(outcome, self.method):

@@ -44,6 +44,8 @@ def _unquote(text: str) -> str:
 
 def members(texts: list[str]) -> Iterator[Member]:
     """The members of a list or a dictionary; what follows a mistake is not looked at."""
+    if not texts:
+        return
     text = ", ".join(texts)
     position = 0
     for _ in range(MEMBERS):

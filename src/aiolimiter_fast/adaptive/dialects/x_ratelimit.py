@@ -82,6 +82,8 @@ def x_ratelimit(response: Response) -> Iterator[Observation]:
 
 def _rows(response: Response, prefix: str) -> Iterator[Observation]:
     """One observation, or one for each column where a server lists several windows side by side."""
+    if prefix + "remaining" not in response and prefix + "used" not in response:
+        return
     remaining = values.whole_list(response.texts(prefix + "remaining"))
     limit = values.whole_list(response.texts(prefix + "limit"))
     reset = values.whole_list(response.texts(prefix + "reset"))
