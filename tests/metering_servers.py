@@ -203,9 +203,10 @@ class MeteredServer:
 
     def answer(self, now: float, amount: float = 1) -> Answer:
         """Answer a request that arrives at `now`."""
-        headers = {"Date": format_datetime(datetime.fromtimestamp(int(EPOCH + now), timezone.utc), usegmt=True)}
-        if not self._dated:
-            headers = {}
+        headers = {}
+        if self._dated:
+            date = datetime.fromtimestamp(int(EPOCH + now), timezone.utc)
+            headers["Date"] = format_datetime(date, usegmt=True)
         for begin, end in self._outages:
             if begin <= now < end:
                 self.unavailable.append(now)

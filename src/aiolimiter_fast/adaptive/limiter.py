@@ -47,7 +47,7 @@ class AdaptiveLimiter:
     `call.observe(response)`, or `acquire` and `observe`. What the server says is left, less the requests in flight, is
     what may go; a response that comes late never raises it. When a window ends one request goes ahead, and the others
     follow when its response shows what the new window holds. After a 429 or 503 everybody waits until the stated time,
-    or for a pause that doubles where none is stated; then one request goes ahead, and the rate ramps up. A server that
+    or for one that grows where none is stated; then one request goes ahead, and the rate ramps up. A server that
     says nothing of its quota is met by a search for the rate at which it refuses.
 
     Those who wait go in order of arrival. Instants are those of the running loop's clock, which is `time.monotonic()`

@@ -18,6 +18,8 @@ ROUNDING = 1.05
 RETURNS = 3
 # Seconds over which it is measured how much comes back, at least.
 MEASURED = 0.25
+# Resets that are told in milliseconds may be rounded down.
+MILLISECOND = 0.001
 # Shares of the limit: of a new window so much is left at least; if it is less than half, then none has begun.
 FULL = 0.8
 HALF = 0.5
@@ -47,6 +49,7 @@ class Quota:
         "_answered",
         "_base",
         "_base_at",
+        "_is_exact",
         "_max_pause",
         "_others",
         "_refill",
@@ -72,6 +75,7 @@ class Quota:
         self.reset: float | None = None
         self.reset_at: float | None = None
         self.window: float | None = None
+        self._is_exact = False  # `reset` is told finer than in seconds
         self._returns = 0  # how often in a row a part of it had come back
         self.is_periodic = True  # as far as is known, one window follows upon another
         self.said = -inf  # when that came on which `left` rests
@@ -87,7 +91,10 @@ class Quota:
 
     def observe(self, seen: Observation, sent: float, now: float, amount: float, flying: float) -> None:
         """Take in what the response to a request for `amount`, sent at `sent`, said; `flying` are in flight still."""
-        if seen.limit is not None:
+        is_newer = sent >= self.said
+        is_changed = False
+        if seen.limit is not None and (is_newer or self.limit is None):
+            is_changed = self.limit is not None and seen.limit != self.limit
             self.limit = seen.limit
         remaining = seen.remaining
         if remaining is None and seen.used is not None and self.limit is not None:
@@ -101,7 +108,6 @@ class Quota:
         self._refill_answered += amount
         if amount > 0 and self._is_over(sent) and self.limit is not None and remaining < HALF * self.limit:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
-        is_newer = sent >= self.said
         if self.left is not None and not is_newer:
             if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
@@ -113,7 +119,9 @@ class Quota:
             others = max(self._base - remaining - self._answered - flying, 0.0) / (now - self._base_at)
             self._others += (others - self._others) * 0.3
         rose = self.left is None or remaining > self.left
-        if self.left is not None and self.limit is not None and remaining > self.left - amount:
+        if is_changed:
+            self._returns = 0  # a larger quota is none that comes back
+        elif self.left is not None and self.limit is not None and remaining > self.left - amount:
             self._returns = self._returns + 1 if remaining < FULL * self.limit else 0
         elif amount == 0:
             self._returns = 0  # refused, though more was expected to be there
@@ -125,8 +133,7 @@ class Quota:
         """Whether a late response speaks of a window that ended before the present one began."""
         if seen.reset_after is None or self.reset is None or not self.window:
             return False
-        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
-        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if is_rounded else 0.0)
+        return self.reset - (now + seen.reset_after) > max(self.window / 2, ROUNDING if _is_rounded(seen) else 0.0)
 
     def _is_over(self, sent: float) -> bool:
         return self.reset is not None and sent >= self.reset
@@ -146,8 +153,9 @@ class Quota:
             if is_newer:
                 self.reset = None
             return
-        reset = now + seen.reset_after
-        is_rounded = seen.reset_after == int(seen.reset_after) or seen.reset_at is not None
+        is_rounded = _is_rounded(seen)
+        reset = now + seen.reset_after + (0.0 if is_rounded else MILLISECOND)
+        self._is_exact = not is_rounded
         if seen.window is None and (self.window is None or seen.reset_after > self.window):
             self.window = max(seen.reset_after, 1e-3)
         is_new_window = rose and self.limit is not None and self.left is not None and self.left >= FULL * self.limit
@@ -230,11 +238,20 @@ class Quota:
         if self._returns >= RETURNS and self._refill > 0:
             whole = min((limit - spare) / self._refill, window)
             rate = self._refill + (spare - reserve) / max(whole / 3, min(whole, 2.0), 4 * latency)
-            rate = max(rate, 0.05 * limit / window)
+            rate = max(rate, 0.5 * limit / window)
         else:
             rate = 0.95 * limit / window
         if spare >= need:
             return max(last + min(amount / rate, self._max_pause) - now, 0.0)
         if flying:
             return inf
-        return max(min(self.more_at(), self.said + (need + reserve - spare) / rate) - now, 0.0)
+        until = self.more_at()
+        if not self._is_exact or self._returns >= RETURNS:  # a bucket tells when it will be full
+            until = min(until, self.said + (3 if self._is_exact else 1) * (need + reserve - spare) / rate)
+        return max(until - now, 0.0)
+
+
+def _is_rounded(seen: Observation) -> bool:
+    """Whether the reset was told in whole seconds."""
+    told = seen.reset_after if seen.reset_at is None else seen.reset_at
+    return told is not None and told == int(told)

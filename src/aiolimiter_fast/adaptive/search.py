@@ -139,7 +139,8 @@ class Search:
         admitted = max(self._history.between(self._cycle, self._refused_first), 1.0)
         rate = self._estimate or admitted / max(self._refused_first - self._cycle, 0.1)
         # Those that ask are refused: the fewer a window holds, the fewer may be.
-        share = min(max((25 if self._estimate is None else 60) / admitted, 0.08), 0.4 if self._estimate is None else 0.8)
+        few, most = (25, 0.4) if self._estimate is None else (60, 0.8)
+        share = min(max(few / admitted, 0.08), most)
         seconds = max(0.05, self._latency / 2, min(2 / rate, 1.0), share * elapsed)
         for mark in (*MARKS, self._period):
             end = self._cycle + mark
