@@ -70,7 +70,9 @@ SCENARIOS = {
     ),
     "slow": Scenario("answers after 0.2 to 0.6 s, discord", Plan(dialect="discord", latency=(0.2, 0.6))),
     "streaming": Scenario("streaming bodies of 0.2 s, ietf", Plan(parts=10)),
-    "outage": Scenario("outage of 10 s, ietf", Plan(outages=OUTAGE), 25.0, drawn="with headers,\nan outage of 10 s"),
+    "outage": Scenario(
+        "outage of 10 s, ietf", Plan(outages=OUTAGE), 25.0, share=None, drawn="with headers,\nan outage of 10 s"
+    ),
     "silent fixed": Scenario(
         "silent, fixed window", SILENT, share=0.85, drawn="without headers,\nfixed windows of 1 s"
     ),

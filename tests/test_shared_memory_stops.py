@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import pytest
 from aiolimiter_fast import (
     BackendUnavailable,
     Limiter,
+    MultiprocessStateStore,
     Rate,
     RateItem,
     SharedMemoryBucket,
     SharedMemoryStateBucket,
+    StateBucket,
     _budget,
     _shared_file,
 )
@@ -105,3 +108,28 @@ if hasattr(signal, "SIGSTOP"):
                 assert limiter.try_acquire("x")
             else:
                 assert asyncio.run(main())
+
+    def test_a_process_stopped_in_the_midst_of_a_step_of_its_own_algorithm_delays_nobody_and_steps_again() -> None:
+        child = """
+import os, pickle, signal, sys
+from aiolimiter_fast import GCRA, Rate, RateItem, StateBucket
+class Stopping(GCRA):
+    steps = 0
+    def step(self, *arguments):
+        self.steps += 1
+        if self.steps == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().step(*arguments)
+algorithm = Stopping()
+bucket = StateBucket([Rate(5, 36_000_000)], algorithm, pickle.loads(bytes.fromhex(sys.argv[1])))
+print([bucket.put(RateItem("x", 10**6)) for _ in range(2)], algorithm.steps)
+"""
+        store = MultiprocessStateStore.init()
+        bucket = StateBucket([Rate(5, 10 * HOUR)], store=store)
+        command = [sys.executable, "-c", child, pickle.dumps(store).hex()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            assert [bucket.put(RateItem("x", 10**6)) for _ in range(4)] == [True] * 4
+            os.kill(process.pid, signal.SIGCONT)
+            told, _ = process.communicate(timeout=60)
+        assert told == "[True, False] 3\n"  # the step that was overtaken, and the two that counted

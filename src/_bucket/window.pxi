@@ -186,7 +186,7 @@ cdef class Window(Line):
         cdef Py_ssize_t count = len(rates)
         cdef int64_t number
         cdef bint changed
-        cdef window_rate* table = <window_rate*>PyMem_RawMalloc((count + STATED) * sizeof(window_rate))
+        cdef window_rate* table = <window_rate*>PyMem_RawMalloc(max(count, 1) * sizeof(window_rate))
         if table == NULL:
             raise MemoryError
         try:
@@ -205,6 +205,8 @@ cdef class Window(Line):
                     table[i].tail = self.log.first
                     for number in range(self.log.first, self.log.next):
                         table[i].used += self.log.weights[window_slot(&self.log, number)]
+                if self.log.rows > self.log.count:
+                    table = window_table(table, count)
                 for i in range(self.log.rows - self.log.count):
                     table[count + i] = self.log.rates[self.log.count + i]
                 self.log.rates, table = table, self.log.rates
@@ -356,9 +358,11 @@ cdef class Window(Line):
             self.renew()
             now = self.now()
             self.see(now)
-            if wait > 0 and window_state(&self.log, now + wait, left):
-                if self.waiting:
-                    self.plan(now)
+            if wait <= 0:
+                return
+            self.log.rates = window_table(self.log.rates, self.log.count)
+            if window_state(&self.log, now + wait, left) and self.waiting:
+                self.plan(now)
 
     cdef bint see(self, int64_t now) except -1:
         """Be at `now`, and say whether there is a place for an entry."""
@@ -413,6 +417,14 @@ cdef class Window(Line):
     def _leaks(self, bint leaks):
         self.leaks = leaks
         self.gone = 0
+
+
+cdef window_rate* window_table(window_rate* table, Py_ssize_t count) except NULL:
+    """The table of so many rates, with room for statements."""
+    table = <window_rate*>PyMem_RawRealloc(table, (count + STATED) * sizeof(window_rate))
+    if table == NULL:
+        raise MemoryError
+    return table
 
 
 (<TypeSlots*>Window).tp_clear = <void*>line_clear

@@ -91,7 +91,10 @@ class Quota:
 
     def observe(self, seen: Observation, sent: float, now: float, amount: float, flying: float) -> None:
         """Take in what the response to a request for `amount`, sent at `sent`, said; `flying` are in flight still."""
-        if seen.limit is not None:
+        is_newer = sent >= self.said
+        is_changed = False
+        if seen.limit is not None and (is_newer or self.limit is None):
+            is_changed = self.limit is not None and seen.limit != self.limit
             self.limit = seen.limit
         remaining = seen.remaining
         if remaining is None and seen.used is not None and self.limit is not None:
@@ -105,7 +108,6 @@ class Quota:
         self._refill_answered += amount
         if amount > 0 and self._is_over(sent) and self.limit is not None and remaining < HALF * self.limit:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
-        is_newer = sent >= self.said
         if self.left is not None and not is_newer:
             if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
@@ -117,7 +119,9 @@ class Quota:
             others = max(self._base - remaining - self._answered - flying, 0.0) / (now - self._base_at)
             self._others += (others - self._others) * 0.3
         rose = self.left is None or remaining > self.left
-        if self.left is not None and self.limit is not None and remaining > self.left - amount:
+        if is_changed:
+            self._returns = 0  # a larger quota is none that comes back
+        elif self.left is not None and self.limit is not None and remaining > self.left - amount:
             self._returns = self._returns + 1 if remaining < FULL * self.limit else 0
         elif amount == 0:
             self._returns = 0  # refused, though more was expected to be there

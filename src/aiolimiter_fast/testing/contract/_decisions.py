@@ -10,7 +10,7 @@ import pytest
 
 from aiolimiter_fast.abstracts import Rate, RateItem
 from aiolimiter_fast.testing.contract._schedule import Schedule
-from aiolimiter_fast.testing.contract._surroundings import HOUR, Surroundings
+from aiolimiter_fast.testing.contract._surroundings import AGES, HOUR, Surroundings
 
 
 class Decisions(Surroundings):
@@ -53,7 +53,7 @@ class Decisions(Surroundings):
         assert self.put(bucket, 2)
 
     def test_the_heaviest_weight_is_counted_in_full(self) -> None:
-        bucket = self.bucket(Rate(self.heaviest, HOUR))
+        bucket = self.bucket(Rate(self.heaviest, AGES))
         admitted = [self.put(bucket, weight) for weight in (self.heaviest - 1, 2, 1, 1)]
         assert admitted == [True, False, True, False], f"{self.heaviest - 1}, 2, 1, 1 of {self.heaviest}"
 

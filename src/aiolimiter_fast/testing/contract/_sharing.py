@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aiolimiter_fast.abstracts import Rate, RateItem
-from aiolimiter_fast.testing.contract._surroundings import HOUR, Surroundings
+from aiolimiter_fast.testing.contract._surroundings import AGES, HOUR, Surroundings
 
-# So long that not even a state leaks a unit of the heaviest weight during a test.
-AGES = 10_000 * HOUR
 # Seconds that a process may take to start and to open a bucket.
 START = 60.0
 

@@ -15,6 +15,8 @@ import pytest
 from aiolimiter_fast.abstracts import AbstractBucket, Rate, RateItem, StateAlgorithm
 
 HOUR = 3_600_000
+# So long that not even a state leaks a unit of the heaviest weight during a test.
+AGES = 10_000 * HOUR
 
 
 class Surroundings:
