@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,27 @@ from typing import Any
 import pytest
 from callers import Thread, logged, until, worst
 
+from aiolimiter_fast._gate import gate_of
+
 HOUR_MS = 3_600_000
+
+
+def test_two_threads_find_one_gate() -> None:
+    both = threading.Barrier(2)
+
+    class Bucket:
+        def __getattr__(self, name: str) -> None:
+            with suppress(threading.BrokenBarrierError):  # one came alone, as it should be
+                both.wait(0.2)
+
+    bucket = Bucket()
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(gate_of(bucket))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import importlib
 import io
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -324,6 +326,21 @@ def test_a_retry_uses_the_connection_of_a_short_response_again(
     assert server.connections == 1
     server.answer(Answer(503, body=b"x" * 5_000_000))
     assert client.request("GET", server.url) == 200
+    assert is_at_rest(client)
+
+
+def test_a_short_body_that_is_long_once_it_is_unpacked_is_not_unpacked(
+    make: Callable[..., Client], server: ScriptedServer
+) -> None:
+    server.answer(Answer(503, {"Content-Encoding": "gzip"}, gzip.compress(bytes(50_000_000))))
+    client = make(retry=QUICK, max_concurrent=1)
+    tracemalloc.start()
+    try:
+        assert client.request("GET", server.url) == 200
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert server.connections == 1
     assert is_at_rest(client)
 
 

@@ -24,6 +24,7 @@ class Exchange:
         first: the outcome of the first attempt, where that was made before tenacity was asked.
         passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
+        interrupted: what ended it, which no retrying is to keep.
         pause: seconds for which the limiter makes everybody wait, after what it learnt of the last attempt.
     """
 

@@ -252,7 +252,8 @@ class BlockingRequest(Sending):
     def discard(self, response: Any) -> None:
         try:
             if _is_short(response):
-                response.read()
+                for _ in response.iter_raw():  # not unpacked: it may be very long then
+                    pass
         finally:
             response.close()
 
@@ -268,7 +269,8 @@ class AsyncRequest(Sending):
     async def discard(self, response: Any) -> None:
         try:
             if _is_short(response):
-                await response.aread()
+                async for _ in response.aiter_raw():  # not unpacked: it may be very long then
+                    pass
         finally:
             await response.aclose()
 

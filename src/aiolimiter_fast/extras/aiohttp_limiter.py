@@ -303,7 +303,7 @@ class SessionRequest(Exchange):
     async def discard(self, response: aiohttp.ClientResponse) -> None:
         try:
             if response.content_length is not None and response.content_length <= SHORT:
-                await asyncio.wait_for(response.read(), PATIENCE)
+                await asyncio.wait_for(_pass_over(response.content), PATIENCE)
         finally:
             response.release()
 
@@ -444,6 +444,12 @@ async def _form(form: Any) -> Callable[[], aiohttp.Payload] | None:
     await form.write(written)
     body, content_type = b"".join(written.parts), form.headers["Content-Type"]
     return lambda: aiohttp.BytesPayload(body, content_type=content_type)
+
+
+async def _pass_over(body: aiohttp.StreamReader) -> None:
+    """Read to the end and keep nothing: what is short may be very long once it is unpacked."""
+    async for _ in body.iter_any():
+        pass
 
 
 def _hold(response: aiohttp.ClientResponse, slot: Slot) -> None:

@@ -182,7 +182,7 @@ class AdapterRequest(Exchange):
         length = response.headers.get("Content-Length", "")
         try:
             if length.isdecimal() and len(length) < 9 and int(length) <= SHORT:
-                _ = response.content
+                response.raw.read(decode_content=False)  # not unpacked: it may be very long then
         finally:
             response.close()
 
