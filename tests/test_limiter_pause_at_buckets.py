@@ -39,6 +39,35 @@ def test_two_threads_find_one_gate() -> None:
     assert found[0] is found[1]
 
 
+def test_limits_that_two_threads_state_at_once_rise_again_to_what_was_set(package: ModuleType) -> None:
+    both = threading.Barrier(2)
+    lowered: list[Any] = []
+
+    class Bucket(package.InMemoryBucket):  # type: ignore[misc, name-defined]
+        @property
+        def rates(self) -> Any:
+            return super().rates
+
+        @rates.setter
+        def rates(self, rates: Any) -> None:
+            package.InMemoryBucket.rates.fset(self, rates)
+            if rates[0].limit < 10:
+                lowered.append(rates)
+                with suppress(threading.BrokenBarrierError):  # one came alone, as it should be
+                    both.wait(0.2)
+
+    limiter = package.Limiter(Bucket([package.Rate(10, HOUR_MS)]))
+    threads = [threading.Thread(target=partial(limiter.sync, limit=limit)) for limit in (5, 3)]
+    threads[0].start()
+    until(lambda: bool(lowered))
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert limiter.rates[0].limit == 3
+    limiter.sync(limit=100)
+    assert limiter.rates[0].limit == 10
+
+
 @pytest.fixture
 def buckets(package: ModuleType, tmp_path: Path) -> Iterator[Callable[[str, Any], Any]]:
     """Makes buckets of the kinds that are no plain window in memory."""

@@ -82,7 +82,10 @@ class Session:
 
     def _absolute(self, url: str | URL) -> URL:
         base = self._session._base_url
-        return URL(url) if base is None else base.join(URL(url))
+        try:
+            return URL(url) if base is None else base.join(URL(url))
+        except ValueError as error:
+            raise aiohttp.InvalidURL(url) from error  # as aiohttp does
 
     def __getattr__(self, name: str) -> Any:
         if name == "_session":  # not made yet
