@@ -24,8 +24,6 @@ __all__ = ["Outgoing", "RateLimitedSession", "ThrottledSession"]
 T = TypeVar("T")
 
 PLAIN = (str, int, float)
-# Seconds that the rest of a short body is waited for, so that its connection can be used again.
-PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -306,7 +304,7 @@ class SessionRequest(Exchange):
     async def discard(self, response: aiohttp.ClientResponse) -> None:
         try:
             if response.content_length is not None and response.content_length <= SHORT:
-                await asyncio.wait_for(_pass_over(response.content), PATIENCE)
+                await asyncio.wait_for(_pass_over(response.content), self.patience)
         finally:
             response.release()
 
