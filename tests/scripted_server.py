@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """Status 0 hangs up without an answer; `latency` is in seconds."""
+    """Status 0 hangs up without an answer; `latency`, and `pause` after each byte of the body, are in seconds."""
 
     status: int = 200
     headers: dict[str, str] = {}  # noqa: RUF012
     body: bytes = b"body"
     latency: float = 0
+    pause: float = 0
 
 
 class Received(NamedTuple):
@@ -101,7 +102,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        for part in answer.body if answer.pause else ():
+            self.wfile.write(bytes([part]))
+            time.sleep(answer.pause)
+        if not answer.pause:
             self.wfile.write(answer.body)
 
     def do_CONNECT(self) -> None:

@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,56 @@ from typing import Any
 import pytest
 from callers import Thread, logged, until, worst
 
+from aiolimiter_fast._gate import gate_of
+
 HOUR_MS = 3_600_000
+
+
+def test_two_threads_find_one_gate() -> None:
+    both = threading.Barrier(2)
+
+    class Bucket:
+        def __getattr__(self, name: str) -> None:
+            with suppress(threading.BrokenBarrierError):  # one came alone, as it should be
+                both.wait(0.2)
+
+    bucket = Bucket()
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(gate_of(bucket))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
+
+
+def test_limits_that_two_threads_state_at_once_rise_again_to_what_was_set(package: ModuleType) -> None:
+    both = threading.Barrier(2)
+    lowered: list[Any] = []
+
+    class Bucket(package.InMemoryBucket):  # type: ignore[misc, name-defined]
+        @property
+        def rates(self) -> Any:
+            return super().rates
+
+        @rates.setter
+        def rates(self, rates: Any) -> None:
+            package.InMemoryBucket.rates.fset(self, rates)
+            if rates[0].limit < 10:
+                lowered.append(rates)
+                with suppress(threading.BrokenBarrierError):  # one came alone, as it should be
+                    both.wait(0.2)
+
+    limiter = package.Limiter(Bucket([package.Rate(10, HOUR_MS)]))
+    threads = [threading.Thread(target=partial(limiter.sync, limit=limit)) for limit in (5, 3)]
+    threads[0].start()
+    until(lambda: bool(lowered))
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert limiter.rates[0].limit == 3
+    limiter.sync(limit=100)
+    assert limiter.rates[0].limit == 10
 
 
 @pytest.fixture

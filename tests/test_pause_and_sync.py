@@ -237,6 +237,15 @@ class TestPause:
         assert waiters.served[0][1] == 50.0
         assert waiters.served[-1][1] == 59.999
 
+    @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+    def test_a_copy_that_is_lowered_rises_to_what_was_set(self, AsyncLimiter: Any, duplicate: Any) -> None:
+        limiter = AsyncLimiter(10, 1)
+        limiter.sync(limit=5)
+        other = duplicate(limiter)
+        assert (other.max_rate, other.burst) == (5, 5)
+        other.sync(limit=20)
+        assert (other.max_rate, other.burst) == (10, 10)
+
     async def test_a_copy_is_not_paused(self, AsyncLimiter: Any, clock: ManualClock) -> None:
         limiter = AsyncLimiter(10, 1)
         limiter.pause_until(clock.time() + 5)

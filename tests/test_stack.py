@@ -274,6 +274,21 @@ async def test_a_retrying_that_retries_after_everything_does_not_swallow_cancell
     assert len(network.sent) == 1
 
 
+async def test_a_retrying_that_retries_after_everything_does_not_keep_one_that_is_cancelled_in_line(
+    clock: ManualClock,
+) -> None:
+    network = Network()
+    limiter = AsyncLimiter(1, 10)
+    await limiter.acquire()
+    transport, http = client(network, limiter=limiter, retry=tenacity.AsyncRetrying(retry=tenacity.retry_always))
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(1)
+    assert transport.throttle.waiting == 1
+    await refused(task)
+    assert transport.throttle.waiting == 0
+    assert network.sent == []
+
+
 # What is held, and what is learnt.
 
 

@@ -159,6 +159,16 @@ async def test_a_default_idempotency_key_counts(server: ScriptedServer) -> None:
     assert len(server.received) == 2
 
 
+@pytest.mark.parametrize("url", ["http://[", "http://host:99999999/"])
+async def test_an_address_that_is_none_raises_as_in_aiohttp(url: str) -> None:
+    async with ThrottledSession(retry=True, max_concurrent=1) as session:
+        with pytest.raises(aiohttp.InvalidURL):
+            await session.get(url)
+        with pytest.raises(aiohttp.InvalidURL):
+            await session.ws_connect(url)
+        assert session.throttle.running == 0
+
+
 async def test_without_retries_aiohttp_does_as_it_did(server: ScriptedServer) -> None:
     server.answer(0)
     async with ThrottledSession(adaptive=True) as session, session.get(server.url) as response:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import importlib
 import io
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from scripted_server import Answer, ScriptedServer
 
 from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker
 from aiolimiter_fast.extras import aiohttp_limiter, requests_limiter
+from aiolimiter_fast.extras._exchange import Exchange
 from aiolimiter_fast.resilience import CircuitOpen
 
 QUICK = {"first": 0.001, "max_wait": 0.01}
@@ -324,6 +327,32 @@ def test_a_retry_uses_the_connection_of_a_short_response_again(
     assert server.connections == 1
     server.answer(Answer(503, body=b"x" * 5_000_000))
     assert client.request("GET", server.url) == 200
+    assert is_at_rest(client)
+
+
+def test_a_short_body_that_is_long_once_it_is_unpacked_is_not_unpacked(
+    make: Callable[..., Client], server: ScriptedServer
+) -> None:
+    server.answer(Answer(503, {"Content-Encoding": "gzip"}, gzip.compress(bytes(50_000_000))))
+    client = make(retry=QUICK, max_concurrent=1)
+    tracemalloc.start()
+    try:
+        assert client.request("GET", server.url) == 200
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert server.connections == 1
+    assert is_at_rest(client)
+
+
+def test_a_short_body_that_does_not_end_is_not_waited_for(
+    make: Callable[..., Client], server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exchange, "patience", 0.05)
+    server.answer(Answer(503, body=bytes(2000), pause=0.002))
+    client = make(retry=QUICK, max_concurrent=1)
+    assert client.request("GET", server.url) == 200
+    assert server.connections == 2
     assert is_at_rest(client)
 
 

@@ -6,15 +6,18 @@ import asyncio
 import gc
 import sqlite3
 import sys
+import threading
 from typing import Any
 
 import httpx
 import pybreaker
 import pytest
 import tenacity
+from callers import until
 from stack_network import URL, WAIT, Answer, Network, Spy, client, refused, spy
 
-from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate, SQLiteBucket
+from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate, SQLiteBucket, Throttle
+from aiolimiter_fast.extras._gate import Slot
 from aiolimiter_fast.extras.httpx_limiter import AsyncThrottledTransport, ThrottledTransport
 from aiolimiter_fast.resilience import CircuitOpen
 from aiolimiter_fast.testing import ManualClock
@@ -202,6 +205,19 @@ async def test_a_retrying_that_retries_after_every_error_ends_at_an_open_breaker
     assert limiter.has_capacity(9)
 
 
+async def test_no_retrying_whatsoever_goes_on_at_an_open_breaker(clock: ManualClock) -> None:
+    network = Network(Answer(httpx.ReadError(""), latency=1))
+    breaker = CircuitBreaker()
+    retrying = tenacity.AsyncRetrying(retry=tenacity.retry_if_not_exception_type(ValueError), wait=tenacity.wait_fixed(5))
+    _, http = client(network, breaker=breaker, retry=retrying)
+    task = asyncio.create_task(http.get(URL))
+    await clock.run(0.5)
+    breaker.open("host", 1000)
+    await clock.run(6)
+    assert isinstance(task.exception(), CircuitOpen)
+    assert len(network.sent) == 1
+
+
 async def test_a_call_from_before_the_breaker_opened_and_closed_again_goes_on(clock: ManualClock) -> None:
     network = Network(latency=1)
     breaker = CircuitBreaker()
@@ -264,7 +280,31 @@ async def test_a_response_that_nobody_closes_gives_its_slot_back_when_it_is_forg
     assert transport.throttle.running == 1
     del task
     gc.collect()
-    assert transport.throttle.running == 0
+    until(lambda: transport.throttle.running == 0)
+
+
+def test_one_that_is_forgotten_while_a_lock_is_held_keeps_nobody_from_a_decision() -> None:
+    adaptive = AdaptiveLimiter()
+    throttle = Throttle(adaptive, 2)
+    throttle.enter_blocking("host")
+    slot = Slot(throttle, "host")
+    meet = threading.Barrier(2)
+
+    def decide() -> None:
+        with throttle._lock:
+            meet.wait()
+            meet.wait()
+            adaptive.try_acquire()
+
+    thread = threading.Thread(target=decide, daemon=True)
+    thread.start()
+    with adaptive._turns.lock:  # as where something is learnt, and the garbage collector comes
+        meet.wait()
+        meet.wait()
+        del slot
+        gc.collect()
+    thread.join()
+    until(lambda: throttle.running == 0)
 
 
 def test_one_transport_serves_two_loops_one_after_the_other() -> None:

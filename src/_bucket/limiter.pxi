@@ -254,13 +254,13 @@ cdef class AsyncLimiter:
                 raise TypeError(f"cannot pickle or copy {self!r} while tasks wait")
             self.advance()
             level = leak_level(&self.leak)
-        return (
-            self.max_rate_, self.time_period_, self.burst_, self.fair_, level, getattr(self, "__dict__", None)
-        )
+        state = self.max_rate_, self.time_period_, self.burst_, self.fair_, level, getattr(self, "__dict__", None)
+        return state if self.asked is None else (*state, self.asked)
 
     def __setstate__(self, state):
-        max_rate, time_period, burst, fair, level, attributes = state
+        max_rate, time_period, burst, fair, level, attributes, *asked = state
         AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
+        self.asked = asked[0] if asked else None
         # The level as it was then; it leaks on from the first look at the clock.
         rate, period, limit = _arguments.rate(max_rate, time_period, burst)
         level = max(_arguments.number("level", level), 0.0)

@@ -241,11 +241,13 @@ class AsyncLimiter(Statements):
             self._advance()
             level = self._leak.permits()
         attributes = getattr(self, "__dict__", None)
-        return self._max_rate, self._time_period, self._burst, self._fair, level, attributes
+        state = self._max_rate, self._time_period, self._burst, self._fair, level, attributes
+        return state if self._asked is None else (*state, self._asked)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        max_rate, time_period, burst, fair, level, attributes = state
+        max_rate, time_period, burst, fair, level, attributes, *asked = state
         AsyncLimiter.__init__(self, max_rate, time_period, burst=burst, fair=fair)
+        self._asked = asked[0] if asked else None
         # The level as it was then; it leaks on from the first look at the clock.
         rate, period, limit = _arguments.rate(max_rate, time_period, burst)
         level = max(_arguments.number("level", level), 0.0)

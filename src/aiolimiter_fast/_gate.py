@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiolimiter_fast._core.hold import Hold
+from aiolimiter_fast._forking import deciding
 from aiolimiter_fast._waiting.turns import Turns
 
 __all__ = ["Gate", "gate_of"]
@@ -97,7 +98,8 @@ def _no_gate() -> None:
 
 def gate_of(bucket: Any) -> Gate:
     """The gate of a bucket; a new one where it has none."""
-    gate: Gate | None = getattr(bucket, "_gate", None)
-    if gate is None:
-        gate = bucket._gate = Gate()
-    return gate
+    with deciding:
+        gate: Gate | None = getattr(bucket, "_gate", None)
+        if gate is None:
+            gate = bucket._gate = Gate()
+        return gate

@@ -303,7 +303,8 @@ class Limiter(engine.Admission):
         permits, seconds = _arguments.stated(limit, remaining, reset)
         bucket = self._bucket_of(name)
         if limit is not None:
-            _lower(bucket, limit)
+            with combined_lock(lock_of(self), True):
+                _lower(bucket, limit)
         if remaining is not None:
             left = int(min(permits, MOST))
             if reset is None:

@@ -24,10 +24,14 @@ class Exchange:
         first: the outcome of the first attempt, where that was made before tenacity was asked.
         passage: through the breaker, which may have opened since.
         response: the one that came last, while it is not thrown away.
+        interrupted: what ended it, which no retrying is to keep.
+        patience: seconds for which the rest of a short body is waited for, so that its connection can be used again.
         pause: seconds for which the limiter makes everybody wait, after what it learnt of the last attempt.
     """
 
     __slots__ = ("amount", "first", "interrupted", "key", "passage", "pause", "request", "response")
+
+    patience = 1.0
 
     def __init__(self, request: Any) -> None:
         self.request = request

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from _thread import start_new_thread
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, Literal
 
 from aiolimiter_fast import _arguments
@@ -32,7 +34,10 @@ class Slot:
             self._throttle.leave(key)
 
     def __del__(self) -> None:  # of a response that nobody closed
-        self.release()
+        if self._held:
+            # The garbage collector may come while this thread holds a lock that another wants for its decision.
+            with suppress(RuntimeError):  # the interpreter ends
+                start_new_thread(self.release, ())
 
 
 class Reader:

@@ -113,7 +113,8 @@ class Stack:
         if outcome is None:
             outcome = await self._outcome(exchange)
         if self._is_final(exchange, outcome):
-            raise Final(outcome)
+            exchange.interrupted = Final(outcome)
+            raise exchange.interrupted
         return given(outcome)
 
     async def _outcome(self, exchange: Exchange) -> Any:
@@ -121,6 +122,9 @@ class Stack:
             return await self._attempt(exchange)
         except Exception as error:
             return error
+        except BaseException as error:
+            exchange.interrupted = error
+            raise
 
     async def _attempt(self, exchange: Exchange) -> Any:
         if exchange.passage is not None:
@@ -188,7 +192,8 @@ class Stack:
         if outcome is None:
             outcome = self._outcome_blocking(exchange)
         if self._is_final(exchange, outcome):
-            raise Final(outcome)
+            exchange.interrupted = Final(outcome)
+            raise exchange.interrupted
         return given(outcome)
 
     def _outcome_blocking(self, exchange: Exchange) -> Any:
@@ -196,6 +201,9 @@ class Stack:
             return self._attempt_blocking(exchange)
         except Exception as error:
             return error
+        except BaseException as error:
+            exchange.interrupted = error
+            raise
 
     def _attempt_blocking(self, exchange: Exchange) -> Any:
         if exchange.passage is not None:
@@ -259,8 +267,6 @@ class Stack:
 
     def _fail(self, exchange: Exchange, departure: tuple[Slot, Flight | None], error: BaseException) -> None:
         slot, flight = departure
-        if not isinstance(error, Exception):
-            exchange.interrupted = error
         try:
             if flight is not None and isinstance(error, Exception):
                 status = status_of(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -252,7 +254,10 @@ class BlockingRequest(Sending):
     def discard(self, response: Any) -> None:
         try:
             if _is_short(response):
-                response.read()
+                end = time.monotonic() + self.patience
+                for _ in response.iter_raw():  # not unpacked: it may be very long then
+                    if time.monotonic() > end:
+                        break
         finally:
             response.close()
 
@@ -268,7 +273,7 @@ class AsyncRequest(Sending):
     async def discard(self, response: Any) -> None:
         try:
             if _is_short(response):
-                await response.aread()
+                await asyncio.wait_for(_pass_over(response.aiter_raw()), self.patience)
         finally:
             await response.aclose()
 
@@ -312,6 +317,11 @@ class AsyncHeldStream:
             await self._stream.aclose()
         finally:
             self._slot.release()
+
+
+async def _pass_over(parts: AsyncIterator[bytes]) -> None:
+    async for _ in parts:  # not unpacked: it may be very long then
+        pass
 
 
 def _host(request: Any) -> str:

@@ -24,8 +24,6 @@ __all__ = ["Outgoing", "RateLimitedSession", "ThrottledSession"]
 T = TypeVar("T")
 
 PLAIN = (str, int, float)
-# Seconds that the rest of a short body is waited for, so that its connection can be used again.
-PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,10 @@ class Session:
 
     def _absolute(self, url: str | URL) -> URL:
         base = self._session._base_url
-        return URL(url) if base is None else base.join(URL(url))
+        try:
+            return URL(url) if base is None else base.join(URL(url))
+        except ValueError as error:
+            raise aiohttp.InvalidURL(url) from error  # as aiohttp does
 
     def __getattr__(self, name: str) -> Any:
         if name == "_session":  # not made yet
@@ -303,7 +304,7 @@ class SessionRequest(Exchange):
     async def discard(self, response: aiohttp.ClientResponse) -> None:
         try:
             if response.content_length is not None and response.content_length <= SHORT:
-                await asyncio.wait_for(response.read(), PATIENCE)
+                await asyncio.wait_for(_pass_over(response.content), self.patience)
         finally:
             response.release()
 
@@ -444,6 +445,12 @@ async def _form(form: Any) -> Callable[[], aiohttp.Payload] | None:
     await form.write(written)
     body, content_type = b"".join(written.parts), form.headers["Content-Type"]
     return lambda: aiohttp.BytesPayload(body, content_type=content_type)
+
+
+async def _pass_over(body: aiohttp.StreamReader) -> None:
+    """Read to the end and keep nothing: what is short may be very long once it is unpacked."""
+    async for _ in body.iter_any():
+        pass
 
 
 def _hold(response: aiohttp.ClientResponse, slot: Slot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -182,7 +183,10 @@ class AdapterRequest(Exchange):
         length = response.headers.get("Content-Length", "")
         try:
             if length.isdecimal() and len(length) < 9 and int(length) <= SHORT:
-                _ = response.content
+                end = time.monotonic() + self.patience
+                # Not unpacked: it may be very long then. Without read1, in old versions, there is no end to a slow one.
+                while response.raw.read1(SHORT, decode_content=False) and time.monotonic() < end:
+                    pass
         finally:
             response.close()
 
