@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -305,6 +306,15 @@ class TestAServerThatWillNot:
                 put(bucket)
             expected = expected[1:]
         assert tries(bucket, len(expected)) == expected
+
+    def test_while_one_fills_a_lost_table_nobody_gets_in(self, postgres_dsn: str, name: str, open_pool: Any) -> None:
+        pool = open_pool(postgres_dsn, 4)
+        buckets = [PostgresBucket(pool, name, [Rate(9, HOUR)], on_state_loss="closed", budget=30.0) for _ in range(4)]
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(10):
+                with pool.connection() as conn:
+                    conn.execute(f"DROP TABLE ratelimit___{name}")
+                assert list(threads.map(lambda bucket: tries(bucket, 3), buckets)) == [[False] * 3] * 4
 
 
 class TestClientsThatDieOrStop:
