@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -196,6 +197,23 @@ class TestALostConnection:
         time.sleep(0.05)
         assert tries(bucket, 4) == [True] * 3 + [False]
 
+    async def test_so_are_ones_that_the_server_closed_with_a_word(
+        self, postgres_dsn: str, name: str, open_pool: Any
+    ) -> None:
+        bucket = PostgresBucket(open_pool(postgres_dsn, 2, application_name=name), name, [Rate(2, HOUR)], budget=10.0)
+        kwargs = {"application_name": name}
+        async with AsyncConnectionPool(postgres_dsn, min_size=1, max_size=1, open=False, kwargs=kwargs) as pool:
+            await pool.wait()
+            other = PostgresBucket(pool, f"{name}_other", [Rate(3, HOUR)], budget=10.0)
+            assert await other.put(RateItem("item", other.now()))
+            with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+                conn.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %s", (name,)
+                )
+            await asyncio.sleep(0.05)
+            assert tries(bucket, 3) == [True, True, False]
+            assert [await other.put(RateItem("item", other.now())) for _ in range(3)] == [True, True, False]
+
     async def test_an_asynchronous_pool_is_no_different(self, proxy: Proxy, through: str, name: str) -> None:
         pool = AsyncConnectionPool(through, min_size=1, max_size=1, open=False)
         await pool.open(wait=True)
@@ -288,6 +306,15 @@ class TestAServerThatWillNot:
                 put(bucket)
             expected = expected[1:]
         assert tries(bucket, len(expected)) == expected
+
+    def test_while_one_fills_a_lost_table_nobody_gets_in(self, postgres_dsn: str, name: str, open_pool: Any) -> None:
+        pool = open_pool(postgres_dsn, 4)
+        buckets = [PostgresBucket(pool, name, [Rate(9, HOUR)], on_state_loss="closed", budget=30.0) for _ in range(4)]
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(10):
+                with pool.connection() as conn:
+                    conn.execute(f"DROP TABLE ratelimit___{name}")
+                assert list(threads.map(lambda bucket: tries(bucket, 3), buckets)) == [[False] * 3] * 4
 
 
 class TestClientsThatDieOrStop:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 import redis.asyncio
 from redis_subjects import Subject, fresh_key, subject
+from servers import Proxy
 
 from aiolimiter_fast import Rate, RateItem, RedisBucket, RedisStateStore, StateBucket
 from aiolimiter_fast.buckets import _redis_client
+from aiolimiter_fast.errors import BackendUnavailable
 
 HOUR = 3_600_000
 
@@ -102,6 +106,36 @@ def test_a_connection_has_its_timeout_again_when_the_pool_gets_it_back(redis_url
         connection: Any = client.connection_pool.get_connection()
         assert connection._sock.gettimeout() == 7
         client.connection_pool.release(connection)
+
+
+def test_threads_that_find_one_connection_idle_keep_to_their_budget_where_the_server_stalls(redis_url: str) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Proxy(urlsplit(redis_url).port or 6379) as proxy:
+            for _ in range(4):
+                proxy.stalled = False
+                pool = redis.ConnectionPool(port=proxy.port, max_connections=8, socket_timeout=None)
+                bucket = RedisBucket([Rate(100, HOUR)], redis.Redis(connection_pool=pool), fresh_key(), budget=5)
+                assert bucket.put(RateItem("x", 0))
+                bucket.outages.budget = 0.1
+                proxy.stalled = True
+                start = threading.Barrier(6)
+
+                def put(bucket: RedisBucket = bucket, start: threading.Barrier = start) -> None:
+                    start.wait()
+                    with pytest.raises(BackendUnavailable):
+                        bucket.put(RateItem("x", 0))
+
+                threads = [threading.Thread(target=put, daemon=True) for _ in range(6)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(20)
+                assert not any(thread.is_alive() for thread in threads)
+                pool.disconnect()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_pool_goes_with_its_connections_when_nobody_has_it_any_more(redis_url: str) -> None:

@@ -194,6 +194,14 @@ class TestTheTable:
         assert bucket.waiting(RateItem("item", START + 900)) == 100
         assert puts(bucket, START + 1000, 3) == 2
 
+    def test_a_fixed_window_of_a_longer_rate_may_begin_after_that_of_a_shorter(self, make: Any) -> None:
+        bucket = make(Rate(2, 1000), Rate(3, 1900), algorithm=FixedWindow())
+        start = 5 * 19_000_000
+        # The longer rate's second window begins at 1900, the shorter's at 1000.
+        assert puts(bucket, start + 1800, 2) == 2
+        assert puts(bucket, start + 1950, 3) == 0
+        assert puts(bucket, start + 2000, 3) == 2
+
     def test_columns_of_the_connections_own_row_factory_do_not_matter(self, path: str) -> None:
         conn = sqlite3.connect(path)
         conn.row_factory = lambda cursor, row: {"row": row}

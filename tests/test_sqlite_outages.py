@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from fleets import Careless, Fleet, most, sqlite_bucket
 
 from aiolimiter_fast import Limiter, Rate, RateItem, SQLiteBucket
+from aiolimiter_fast.buckets import _sqlite_database
 from aiolimiter_fast.errors import BackendUnavailable
 
 HOUR = 3_600_000
@@ -259,3 +261,29 @@ class TestKilledProcesses:
             while most(fleet.calls, 100) <= 10:
                 assert time.monotonic() < end
                 fleet.run(kills=1)
+
+
+def test_a_fork_finds_every_database_while_other_threads_make_some() -> None:
+    kept = [_sqlite_database.Database("unused") for _ in range(300)]
+    done = threading.Event()
+
+    def make() -> None:
+        while not done.is_set():
+            _sqlite_database.Database("unused")
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(1000):
+            _sqlite_database._before_fork()
+            found = len(_sqlite_database.held)
+            _sqlite_database._after_fork()
+            assert found >= len(kept)
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        for thread in threads:
+            thread.join()

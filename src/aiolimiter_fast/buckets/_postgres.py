@@ -233,11 +233,11 @@ def checked(table: str) -> str:
     return name
 
 
-def set_up(name: str, terms: Terms, fixed: bool, reference: bool) -> Steps:
+def set_up(name: str, terms: Terms, fixed: bool, reference: bool, full: bool) -> Steps:
     """Find the table, make it, or take it over; and make the function. Yields statements, within one transaction.
 
     Arguments: name, the table's; terms, limit and interval of each rate; fixed, whether windows are; reference, whether
-    to leave or make it in pyrate-limiter's format.
+    to leave or make it in pyrate-limiter's format; full, whether one that has to be made is to leave no room.
 
     Raises ValueError for a table in another format.
     """
@@ -281,7 +281,10 @@ def set_up(name: str, terms: Terms, fixed: bool, reference: bool) -> Steps:
         named = f"{identifier(schema)}.{identifier(function)}"
         quoted = sql.Literal(body).as_string(None)
         yield FUNCTION.format(function=named, arguments=arguments, body=quoted), None
-    return statements(f"{identifier(schema)}.{identifier(function)}", table, terms, fixed, reference, made)
+    said = statements(f"{identifier(schema)}.{identifier(function)}", table, terms, fixed, reference, made)
+    if made and full:
+        yield said.fill, ()
+    return said
 
 
 def written(schema: str, table: str, rates: int, fixed: bool, reference: bool) -> tuple[str, str]:

@@ -90,6 +90,7 @@ def is_open(conn: Any) -> bool:
     """Whether the server has not closed an idle connection: then nothing is sent that nobody would answer."""
     try:
         conn.pgconn.consume_input()
+        conn.pgconn.consume_input()  # the end itself, where the first gave the server's last words
     except Exception:
         return False
     return True

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from aiolimiter_fast._budget import bounded
+from aiolimiter_fast._budget import MARGIN, bounded
 from aiolimiter_fast._forking import forks
 from aiolimiter_fast._lua import Script
 from aiolimiter_fast.buckets._redis_wire import ERRORS, PENDING, Arguments, Refusal, answered, command, encoded, packed
@@ -173,10 +173,12 @@ class Held:
 class Holdings:
     """What links hold on to of a pool. For the pool these connections are in use, and it closes them like others."""
 
-    __slots__ = ("forks", "most", "stack")
+    __slots__ = ("forks", "lock", "most", "stack")
 
     def __init__(self, pool: Any) -> None:
         self.forks = forks()  # a child leaves its parent's connections alone
+        # From the look whether a connection is idle until it is had: a pool that has none left would connect instead.
+        self.lock = threading.Lock()
         most = getattr(pool, "max_connections", 0)
         self.most = min(most // SHARE, 32) if type(pool).__module__ in MODULES and isinstance(most, int) else 0
         self.stack: list[Held] = []
@@ -187,8 +189,8 @@ _holdings: WeakKeyDictionary[Any, Holdings] = WeakKeyDictionary()
 
 def holdings_of(pool: Any) -> Holdings:
     try:
-        holdings = _holdings.get(pool)
-        if holdings is None or holdings.forks != forks():
+        holdings = _holdings.get(pool) or _holdings.setdefault(pool, Holdings(pool))
+        if holdings.forks != forks():
             holdings = _holdings[pool] = Holdings(pool)
     except TypeError:  # somebody's own pool, which has no weak references
         return Holdings(None)
@@ -239,7 +241,7 @@ class Link(_Base):
             if held.sink is not None and len(holdings.stack) < holdings.most:
                 holdings.stack.append(held)
             else:
-                self._release(pool, held, connection)
+                self._release(pool, holdings, held, connection)
 
     def _taken(self, pool: Any, holdings: Holdings, end: float) -> tuple[Held, Any]:
         stack = holdings.stack
@@ -252,16 +254,21 @@ class Link(_Base):
             if connection is not None:
                 if held.is_usable(connection):
                     return held, connection
-                self._release(pool, held, connection)
-        connection = self._take(pool, end)
+                self._release(pool, holdings, held, connection)
+        connection = self._take(pool, holdings, end)
         return Held(connection), connection
 
     @staticmethod
-    def _release(pool: Any, held: Held, connection: Any) -> None:
+    def _release(pool: Any, holdings: Holdings, held: Held, connection: Any) -> None:
         if held.sink is not None:
             with suppress(OSError):
                 held.sink.settimeout(connection.socket_timeout)
-        pool.release(connection)
+        is_locked = holdings.lock.acquire(timeout=MARGIN)  # what is closed is not to come before what was seen idle
+        try:
+            pool.release(connection)
+        finally:
+            if is_locked:
+                holdings.lock.release()
 
     def _exchange(self, held: Held, connection: Any, wire: bytes, end: float) -> Any:
         """Send a command and read its answer."""
@@ -293,10 +300,14 @@ class Link(_Base):
             raise self.package.ConnectionError("no node of the cluster is known to have the key")
         return self.client.get_redis_connection(node).connection_pool
 
-    def _take(self, pool: Any, end: float) -> Any:
+    def _take(self, pool: Any, holdings: Holdings, end: float) -> Any:
         """A connection: at once where a live one is idle, else from a thread that can be given up."""
-        if is_idle(pool):
-            return self._getter(pool)()
+        if holdings.lock.acquire(timeout=max(end - time.monotonic(), 0)):
+            try:
+                if is_idle(pool):
+                    return self._getter(pool)()
+            finally:
+                holdings.lock.release()
         if self._process != os.getpid():  # threads, and the locks they hold, stay behind when a process forks
             self._process, self._freed, self._connecting = os.getpid(), threading.Condition(), []
         started = self._connecting

@@ -136,7 +136,9 @@ class RunTable(Table):
             f"coalesce(({base} ?{5 + 2 * i} ORDER BY item_timestamp, total LIMIT 1), total)" for i in range(rates)
         ]
         room = " AND ".join(f"total + ?1 <= ?{4 + 2 * i} + {window}" for i, window in enumerate(windows))
-        if rates > 1:  # there is for all rates if the longest window holds no more than the smallest limit
+        if rates > 1 and not self.fixed:
+            # There is for all rates if the longest window holds no more than the smallest limit. Fixed windows may
+            # begin after those of shorter rates.
             room = f"(total + ?1 <= ?4 + {windows[-1]} OR {room})"
         return (
             f"INSERT OR IGNORE INTO {self.name} VALUES ({now}, (SELECT total + ?1 FROM"

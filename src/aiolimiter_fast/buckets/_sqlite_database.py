@@ -82,7 +82,8 @@ class Database:
         self.path = None if isinstance(source, sqlite3.Connection) else source
         self._file: tuple[int, int] | None = None
         self._use(None if isinstance(source, str) else source)
-        databases.add(self)
+        with making:
+            databases.add(self)
 
     def _use(self, conn: sqlite3.Connection | None) -> None:
         self._conn = conn
@@ -157,9 +158,12 @@ class Database:
 inherited: list[sqlite3.Connection] = []
 databases: WeakSet[Database] = WeakSet()
 held: list[Database] = []
+# Held across a fork as well, so that no database is added while they are looked through, or missed.
+making = threading.RLock()
 
 
 def _before_fork() -> None:
+    making.acquire()
     for database in list(databases):
         database.mutex.acquire()
         held.append(database)
@@ -169,6 +173,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while held:
         held.pop().mutex.release()
+    making.release()
 
 
 def _after_fork_in_child() -> None:

@@ -219,31 +219,20 @@ class PostgresBucket(BackendBucket):
 
     def _steps(self) -> _postgres.Steps:
         terms = [(int(rate.limit), rate.interval) for rate in self._rates]
-        return _postgres.set_up(self._full_tbl, terms, type(self._algorithm) is FixedWindow, self._reference)
+        full = self._found and self.outages.on_state_loss == "closed"
+        return _postgres.set_up(self._full_tbl, terms, type(self._algorithm) is FixedWindow, self._reference, full)
 
     def _follow(self, seconds: float) -> _postgres.Statements:
-        statements: _postgres.Statements = self._link.follow(self._steps(), seconds)
-        if self._is_lost(statements):
-            self._link.ask(statements.fill, (), seconds)
-        return self._known_as(statements)
+        return self._known_as(self._link.follow(self._steps(), seconds))
 
     async def _follow_async(self, seconds: float) -> _postgres.Statements:
-        statements: _postgres.Statements = await self._link.follow(self._steps(), seconds)
-        if self._is_lost(statements):
-            await self._link.ask(statements.fill, (), seconds)
-        return self._known_as(statements)
-
-    def _is_lost(self, statements: _postgres.Statements) -> bool:
-        """Whether the table had been there before, and is to be taken for full."""
-        if not (self._found and statements.made):
-            return False
-        if self.outages.on_state_loss == "raise":
-            self._known_as(statements)
-            raise BackendUnavailable(f"the server has lost the table {self._full_tbl!r}")
-        return self.outages.on_state_loss == "closed"
+        return self._known_as(await self._link.follow(self._steps(), seconds))
 
     def _known_as(self, statements: _postgres.Statements) -> _postgres.Statements:
+        is_lost = self._found and statements.made
         self._statements, self._found = statements, True
+        if is_lost and self.outages.on_state_loss == "raise":
+            raise BackendUnavailable(f"the server has lost the table {self._full_tbl!r}")
         return statements
 
     def _look(self, action: Callable[..., Any], argument: Any = None) -> Any:
