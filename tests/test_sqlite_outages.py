@@ -263,6 +263,17 @@ class TestKilledProcesses:
                 fleet.run(kills=1)
 
 
+def test_a_table_that_takes_no_entry_is_an_error_and_not_a_hang(path: str) -> None:
+    with SQLiteBucket.init_from_file([Rate(2, HOUR)], "limits", path) as bucket:
+        assert bucket.conn is not None
+        bucket.conn.execute("CREATE TRIGGER never BEFORE INSERT ON limits BEGIN SELECT RAISE(ABORT, 'never'); END")
+        for _ in range(2):
+            with pytest.raises(sqlite3.IntegrityError, match="never"):
+                bucket.put(RateItem("item", bucket.now()))
+        bucket.conn.execute("DROP TRIGGER never")
+        assert bucket.put(RateItem("item", bucket.now()))
+
+
 def test_a_fork_finds_every_database_while_other_threads_make_some() -> None:
     kept = [_sqlite_database.Database("unused") for _ in range(300)]
     done = threading.Event()

@@ -282,7 +282,7 @@ class Ledger:
         seconds: Callable[[], float],
         lose: Callable[[Any, Table], None],
     ) -> T:
-        database, started, tries, deadline = self.database, time.monotonic(), 0, 0.0
+        database, started, tries, deadline, is_anew = self.database, time.monotonic(), 0, 0.0, False
         if started >= self.look_at:
             self.look_at = started + LOOK_EVERY
             database.look()
@@ -297,9 +297,10 @@ class Ledger:
                 if str(error).startswith("cannot start a transaction"):
                     raise RuntimeError("the bucket's connection has a transaction open: commit it first") from error
                 database.rollback()
-                if is_changed(error) and self.log is not None:
-                    # Another process has brought the table into another format, or removed it.
-                    self.log = None
+                if is_changed(error) and self.log is not None and not is_anew:
+                    # Another process has brought the table into another format, or removed it; not twice, since from
+                    # here on it is looked for and used in one transaction.
+                    self.log, is_anew = None, True
                     continue
                 if not is_busy(error):
                     if type(error) is sqlite3.DatabaseError:  # the file is damaged, or no database
