@@ -208,7 +208,8 @@ async def test_a_retrying_that_retries_after_every_error_ends_at_an_open_breaker
 async def test_no_retrying_whatsoever_goes_on_at_an_open_breaker(clock: ManualClock) -> None:
     network = Network(Answer(httpx.ReadError(""), latency=1))
     breaker = CircuitBreaker()
-    retrying = tenacity.AsyncRetrying(retry=tenacity.retry_if_not_exception_type(ValueError), wait=tenacity.wait_fixed(5))
+    always = tenacity.retry_if_not_exception_type(ValueError)
+    retrying = tenacity.AsyncRetrying(retry=always, wait=tenacity.wait_fixed(5))
     _, http = client(network, breaker=breaker, retry=retrying)
     task = asyncio.create_task(http.get(URL))
     await clock.run(0.5)
