@@ -7,6 +7,7 @@ import gc
 import sqlite3
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,8 @@ from stack_network import URL, WAIT, Answer, Network, Spy, client, refused, spy
 
 from aiolimiter_fast import AdaptiveLimiter, AsyncLimiter, CircuitBreaker, Limiter, Rate, SQLiteBucket, Throttle
 from aiolimiter_fast.extras._gate import Slot
-from aiolimiter_fast.extras.httpx_limiter import AsyncThrottledTransport, ThrottledTransport
+from aiolimiter_fast.extras.httpx_limiter import AsyncThrottledTransport, HeldStream, ThrottledTransport
+from aiolimiter_fast.extras.requests_limiter import HeldBody
 from aiolimiter_fast.resilience import CircuitOpen
 from aiolimiter_fast.testing import ManualClock
 
@@ -208,7 +210,8 @@ async def test_a_retrying_that_retries_after_every_error_ends_at_an_open_breaker
 async def test_no_retrying_whatsoever_goes_on_at_an_open_breaker(clock: ManualClock) -> None:
     network = Network(Answer(httpx.ReadError(""), latency=1))
     breaker = CircuitBreaker()
-    retrying = tenacity.AsyncRetrying(retry=tenacity.retry_if_not_exception_type(ValueError), wait=tenacity.wait_fixed(5))
+    always = tenacity.retry_if_not_exception_type(ValueError)
+    retrying = tenacity.AsyncRetrying(retry=always, wait=tenacity.wait_fixed(5))
     _, http = client(network, breaker=breaker, retry=retrying)
     task = asyncio.create_task(http.get(URL))
     await clock.run(0.5)
@@ -283,11 +286,27 @@ async def test_a_response_that_nobody_closes_gives_its_slot_back_when_it_is_forg
     until(lambda: transport.throttle.running == 0)
 
 
-def test_one_that_is_forgotten_while_a_lock_is_held_keeps_nobody_from_a_decision() -> None:
+def begun(body: Any) -> Any:
+    parts = iter(body)
+    next(parts)
+    return parts
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda slot: slot,
+        lambda slot: begun(HeldStream([b"x", b"y"], slot)),
+        lambda slot: begun(HeldBody([b"x", b"y"], slot)),
+        lambda slot: begun(HeldBody(SimpleNamespace(stream=lambda: iter(b"xy")), slot).stream()),
+    ],
+    ids=["slot", "httpx", "requests", "requests' stream"],
+)
+def test_one_that_is_forgotten_while_a_lock_is_held_keeps_nobody_from_a_decision(hold: Any) -> None:
     adaptive = AdaptiveLimiter()
     throttle = Throttle(adaptive, 2)
     throttle.enter_blocking("host")
-    slot = Slot(throttle, "host")
+    held = hold(Slot(throttle, "host"))
     meet = threading.Barrier(2)
 
     def decide() -> None:
@@ -301,7 +320,7 @@ def test_one_that_is_forgotten_while_a_lock_is_held_keeps_nobody_from_a_decision
     with adaptive._turns.lock:  # as where something is learnt, and the garbage collector comes
         meet.wait()
         meet.wait()
-        del slot
+        del held
         gc.collect()
     thread.join()
     until(lambda: throttle.running == 0)

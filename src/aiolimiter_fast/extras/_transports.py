@@ -288,8 +288,10 @@ class HeldStream:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._stream
-        finally:
+        except Exception:
             self._slot.release()
+            raise
+        self._slot.release()  # not where the iterator is dropped, perhaps by the garbage collector
 
     def close(self) -> None:
         try:

@@ -232,14 +232,18 @@ class HeldBody:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._raw
-        finally:
+        except Exception:
             self._slot.release()
+            raise
+        self._slot.release()  # not where the iterator is dropped, perhaps by the garbage collector
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
         try:
             yield from self._raw.stream(*args, **kwargs)
-        finally:
+        except Exception:
             self._slot.release()
+            raise
+        self._slot.release()  # not where the iterator is dropped, perhaps by the garbage collector
 
     def read(self, amt: int | None = None, *args: Any, **kwargs: Any) -> bytes:
         part: bytes = self._raw.read(amt, *args, **kwargs)
