@@ -15,10 +15,13 @@ from aiolimiter_fast import (
     AcquireTimeout,
     AdaptiveLimiter,
     Duration,
+    FixedWindow,
+    InMemoryBucket,
     Limiter,
     LimitReached,
     Observation,
     Rate,
+    StateBucket,
 )
 from aiolimiter_fast.testing import ManualClock
 
@@ -634,6 +637,9 @@ def test_with_blocks_take_permits() -> None:
     ("options", "error", "name"),
     [
         ({"ceiling": 3}, TypeError, "ceiling"),
+        # These decide under locks of their own, and so could wait for each other.
+        ({"ceiling": Limiter(InMemoryBucket([Rate(3, 1000)], FixedWindow()))}, TypeError, "ceiling"),
+        ({"ceiling": Limiter(StateBucket([Rate(3, 1000)]))}, TypeError, "ceiling"),
         ({"spend": "fast"}, ValueError, "spend"),
         ({"limit": 0}, ValueError, "limit"),
         ({"unit": 3}, TypeError, "unit"),

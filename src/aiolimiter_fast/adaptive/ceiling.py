@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from aiolimiter_fast.limiter import Limiter
+
 __all__ = ["AsyncCeiling", "BucketCeiling", "as_ceiling"]
 
 
@@ -35,6 +37,11 @@ def as_ceiling(limiter: Any) -> AsyncCeiling | BucketCeiling | None:
     if not (callable(getattr(limiter, "try_acquire", None)) and callable(getattr(limiter, "wait_time", None))):
         raise TypeError(f"ceiling must be an AsyncLimiter or a Limiter, got {limiter!r}")
     if callable(getattr(limiter, "try_acquire_async", None)):
+        # It is asked under a lock, and one that decides in Python takes another itself; or asks a server.
+        if not (isinstance(limiter, Limiter) and limiter._decide_path()):
+            raise TypeError(
+                f"ceiling must be an AsyncLimiter, or a Limiter of sliding windows in memory, got {limiter!r}"
+            )
         return BucketCeiling(limiter)
     return AsyncCeiling(limiter)
 

@@ -30,7 +30,7 @@ class AdaptiveLimiter:
     """Let requests go as fast as the server allows, learning from its responses, in tasks and threads.
 
     Arguments:
-        ceiling: an AsyncLimiter or a Limiter with rates in memory that is obeyed besides; None: no other limit.
+        ceiling: an AsyncLimiter, or a Limiter of sliding windows in memory, that is obeyed besides; None: none.
         spend: "even" spreads what is left over what is left of the window; "greedy" spends it as it comes.
         limit: the quota of one window, for servers that tell only what is used (Binance).
         unit: which quotas count: those of "requests", or of "tokens", "weight", ... as Observation has it.
