@@ -98,7 +98,7 @@ class Quota:
         self._refill_at = -inf
         # A sliding window: whether it seems to be one, its log, and its length, if that is not told.
         self._is_sliding = False
-        self._is_refilled = False  # something came back before the first request could: it is no sliding window
+        self._is_refilled = False  # it is none: something came back before the first request could, or too little
         self._sliding = Sliding()
         self._length: float | None = None
         self._is_guessed = False
@@ -123,11 +123,13 @@ class Quota:
         at = (min(sent, now) + now) / 2
         self._see_length(seen, at, now)
         before = self._sliding.told_at
-        self._sliding.observe(remaining, at, amount, self.window or 0.0, amount == 0 and sent <= now)
+        self._sliding.observe(remaining, at, amount, self._length or self.window or 1.0, amount == 0 and sent <= now)
         self._answered += amount
         self._refill_answered += amount
         if amount > 0 and self._is_over(sent) and self.limit is not None and remaining < HALF * self.limit:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
+        if self._sliding.is_wrong or (amount == 0 and self._is_sliding and self._is_guessed and not is_changed):
+            self._is_sliding, self._is_refilled = False, True
         if self.left is not None and not is_newer:
             if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now

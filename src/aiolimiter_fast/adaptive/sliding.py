@@ -13,8 +13,9 @@ __all__ = ["CLOSE", "Sliding"]
 LONGEST = 20_000
 # Seconds by which instants at which requests arrived are known, at best.
 CLOSE = 0.002
-# By which share of the window the foretold is believed later after a refusal, at first and at most.
-DOUBT, MOST_DOUBT = 0.01, 0.2
+# By which share of the window the foretold is believed later after a refusal, at first and at most; and in how many
+# windows half of the doubt is forgotten.
+DOUBT, MOST_DOUBT, FORGOTTEN = 0.01, 0.04, 16
 
 
 class Sliding:
@@ -26,10 +27,11 @@ class Sliding:
 
     Attributes:
         first: when the first request arrived; inf until there was one.
+        is_wrong: refusals have shown that it is no such window, or one of another length.
         told_at: when the latest did of those that were answered.
     """
 
-    __slots__ = ("_amounts", "_are_weighed", "_arrived", "_doubt", "_doubted", "_told", "first", "told_at")
+    __slots__ = ("_amounts", "_are_weighed", "_arrived", "_doubt", "_doubted", "_told", "first", "is_wrong", "told_at")
 
     def __init__(self) -> None:
         self._arrived: list[float] = []  # when each that was admitted did, in order
@@ -40,6 +42,7 @@ class Sliding:
         self._doubt = 0.0
         self._doubted = -inf
         self.first = inf
+        self.is_wrong = False
 
     def observe(self, remaining: float, at: float, amount: float, window: float, is_refusal: bool) -> None:
         """Take in the response to a request that arrived at `at`; `amount` is what it took."""
@@ -55,7 +58,8 @@ class Sliding:
             if old > 1000 or old > len(self._arrived) // 2:
                 del self._arrived[:old], self._amounts[:old]
         elif is_refusal and at - self._doubted > window / 2:
-            self._doubt = min(max(2 * self._doubt, DOUBT), MOST_DOUBT)
+            self._doubt = max(2 * self._doubt_at(at, window), DOUBT)
+            self.is_wrong |= self._doubt > MOST_DOUBT
             self._doubted = at
         if at >= self.told_at:
             self._told, self.told_at = remaining, at
@@ -80,5 +84,7 @@ class Sliding:
         return self._arrived[index] + window + late if index < len(self._arrived) else inf
 
     def _late(self, at: float, window: float) -> float:
-        doubt = self._doubt * 0.5 ** max((at - self._doubted) / (8 * window), 0.0) if self._doubt else 0.0
-        return CLOSE + doubt * window
+        return CLOSE + self._doubt_at(at, window) * window
+
+    def _doubt_at(self, at: float, window: float) -> float:
+        return self._doubt * 0.5 ** max((at - self._doubted) / (FORGOTTEN * window), 0.0) if self._doubt else 0.0
