@@ -12,6 +12,8 @@ SAME = 1e-9
 NEAR = 1e-6
 # Seconds that a response is thought to take before there was any.
 FIRST_LATENCY = 0.05
+# By which share of it what was the shortest or longest comes nearer to the next.
+FADING = 0.003
 
 
 class Flights:
@@ -21,9 +23,11 @@ class Flights:
         permits: those of all in flight.
         last: when the last request was sent.
         latency: seconds that responses took of late.
+        shortest: seconds that the quickest of them took, and
+        longest: the slowest.
     """
 
-    __slots__ = ("_amounts", "_sent", "_timeout", "last", "latency", "permits")
+    __slots__ = ("_amounts", "_sent", "_timeout", "last", "latency", "longest", "permits", "shortest")
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -32,6 +36,8 @@ class Flights:
         self.permits = 0.0
         self.last = -inf
         self.latency = FIRST_LATENCY
+        self.shortest = inf
+        self.longest = 0.0
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -53,7 +59,10 @@ class Flights:
 
     def answered(self, sent: float, now: float) -> None:
         """Learn how long a response took."""
-        self.latency += (min(max(now - sent, 1e-3), 10.0) - self.latency) * 0.2
+        took = min(max(now - sent, 1e-3), 10.0)
+        self.latency += (took - self.latency) * 0.2
+        self.shortest = min(took, self.shortest + (took - self.shortest) * FADING) if self.shortest < inf else took
+        self.longest = max(took, self.longest + (took - self.longest) * FADING)
 
     def expire(self, now: float) -> None:
         """Strike off those whose response is not to be expected any more."""
@@ -70,3 +79,7 @@ class Flights:
     def since(self, instant: float) -> int:
         """How many were sent from then on."""
         return len(self._sent) - bisect_left(self._sent, instant - NEAR)
+
+    def permits_since(self, instant: float) -> float:
+        """For how many permits those are that were sent from then on."""
+        return sum(self._amounts[bisect_left(self._sent, instant - NEAR) :])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import floor, inf
 
+from aiolimiter_fast.adaptive.flights import NEAR, SAME, Flights
 from aiolimiter_fast.adaptive.observation import Observation
+from aiolimiter_fast.adaptive.sliding import CLOSE, Sliding
 
 __all__ = ["Quota"]
 
@@ -25,8 +27,8 @@ FULL = 0.8
 HALF = 0.5
 # The share of it that is kept in hand where it comes back all the time.
 RESERVE = 0.02
-# Instants that are nearer are the same one.
-SAME = 1e-9
+# Seconds that windows last.
+USUAL = (1, 2, 5, 10, 15, 20, 30)
 
 
 class Quota:
@@ -50,6 +52,10 @@ class Quota:
         "_base",
         "_base_at",
         "_is_exact",
+        "_is_guessed",
+        "_is_refilled",
+        "_is_sliding",
+        "_length",
         "_max_pause",
         "_others",
         "_refill",
@@ -57,6 +63,8 @@ class Quota:
         "_refill_at",
         "_refill_base",
         "_returns",
+        "_sliding",
+        "_whole",
         "is_periodic",
         "left",
         "limit",
@@ -88,6 +96,14 @@ class Quota:
         self._refill = 0.0
         self._refill_base = self._refill_answered = 0.0
         self._refill_at = -inf
+        # A sliding window: whether it seems to be one, its log, and its length, if that is not told.
+        self._is_sliding = False
+        self._is_refilled = False  # it is none: something came back before the first request could, or too little
+        self._sliding = Sliding()
+        self._length: float | None = None
+        self._is_guessed = False
+        # The first window may end so much earlier than was told in whole seconds.
+        self._whole = -inf
 
     def observe(self, seen: Observation, sent: float, now: float, amount: float, flying: float) -> None:
         """Take in what the response to a request for `amount`, sent at `sent`, said; `flying` are in flight still."""
@@ -104,10 +120,16 @@ class Quota:
         if remaining is None:
             return
         self.seen, self.unsaid = now, 0
+        at = (min(sent, now) + now) / 2
+        self._see_length(seen, at, now)
+        before = self._sliding.told_at
+        self._sliding.observe(remaining, at, amount, self._length or self.window or 1.0, amount == 0 and sent <= now)
         self._answered += amount
         self._refill_answered += amount
         if amount > 0 and self._is_over(sent) and self.limit is not None and remaining < HALF * self.limit:
             self._returns = max(self._returns, 1)  # a window has ended, and none begun
+        if self._sliding.is_wrong or (amount == 0 and self._is_sliding and self._is_guessed and not is_changed):
+            self._is_sliding, self._is_refilled = False, True
         if self.left is not None and not is_newer:
             if remaining < self.left and not self._is_of_the_window_before(seen, now):
                 self.left, self.said = remaining, now
@@ -120,10 +142,11 @@ class Quota:
             self._others += (others - self._others) * 0.3
         rose = self.left is None or remaining > self.left
         if is_changed:
-            self._returns = 0  # a larger quota is none that comes back
+            pass  # a larger quota is none that comes back
         elif self.left is not None and self.limit is not None and remaining > self.left - amount:
             self._returns = self._returns + 1 if remaining < FULL * self.limit else 0
-        elif amount == 0:
+            self._is_sliding = not self._is_refilled and self._is_explained(remaining - self.left, before, at, now)
+        elif amount == 0 and not self._is_sliding:
             self._returns = 0  # refused, though more was expected to be there
         self.left, self.said = remaining, now
         self._see_refill(remaining, now)
@@ -137,6 +160,26 @@ class Quota:
 
     def _is_over(self, sent: float) -> bool:
         return self.reset is not None and sent >= self.reset
+
+    def _see_length(self, seen: Observation, at: float, now: float) -> None:
+        """How long a window is, where that is told in whole seconds, rounded up: most are of whole seconds."""
+        if self._sliding.first < inf or seen.reset_after is None or seen.window is not None or not _is_rounded(seen):
+            return
+        self._is_guessed = True
+        length = float(floor(now + seen.reset_after - at))
+        if length in USUAL or (length >= 60 and length % 60 == 0):
+            self._length, self._whole = length, at + length
+
+    def _is_explained(self, rose: float, before: float, at: float, now: float) -> bool:
+        """Whether what has come back since an earlier response is what had been admitted a window ago."""
+        window = self._length or self.window
+        if not window or (self._is_guessed and self._length is None) or now - at > window / 8:
+            return False
+        if at - self._sliding.first < 0.9 * window:
+            self._is_refilled = True
+            return False
+        slack = 0.1 * window
+        return rose <= self._sliding.between(before - window - slack, at - window + slack) + 1
 
     def _see_refill(self, remaining: float, now: float) -> None:
         """Measure what comes back: what is left now, with what was taken since it was measured last."""
@@ -157,6 +200,8 @@ class Quota:
         reset = now + seen.reset_after + (0.0 if is_rounded else MILLISECOND)
         self._is_exact = not is_rounded
         if seen.window is None and (self.window is None or seen.reset_after > self.window):
+            if self.window is not None and seen.reset_after > 1.1 * self.window + (ROUNDING if is_rounded else 0.0):
+                self._is_refilled = True  # no later request of a sliding window waits longer than the first
             self.window = max(seen.reset_after, 1e-3)
         is_new_window = rose and self.limit is not None and self.left is not None and self.left >= FULL * self.limit
         if self.reset is not None and self.reset > now and not is_new_window:
@@ -197,32 +242,44 @@ class Quota:
             return self.said + NO_RESET
         return min(self.reset, self.said + self._max_pause)
 
-    def wait(
-        self, amount: float, now: float, flying: float, since_reset: int, latency: float, last: float, even: bool
-    ) -> float:
+    def wait(self, amount: float, now: float, flights: Flights, even: bool) -> float:
         """Seconds until `amount` may go; inf until some response comes.
 
-        Arguments:
-            flying: permits in flight.
-            since_reset: how many requests in flight were sent since `more_at()`.
-            last: when the last permit went.
-            even: spread what is left over what is left of the window.
+        Arguments: even, spread what is left over what is left of the window.
         """
         if self.left is None:
             return 0.0
+        flying, latency, last = flights.permits, flights.latency, flights.last
         need = amount if self.limit is None else min(amount, self.limit)
         spare = self.left - flying
         if even and last > -inf and self._returns >= 1 and self.limit is not None:
+            if self._is_sliding:
+                return self._wait_for_window(amount, need, self.limit, now, flights)
             return self._wait_for_returns(amount, need, self.limit, now, flying, latency, last)
         if spare >= need and (flying == 0 or spare - need >= self._others * 2 * latency):
             if not even or last == -inf or self.reset is None or self.reset <= now:
                 return 0.0
             # What is sent last has to arrive before the window ends, and of its end we were told half a trip late.
             gap = amount * max(self.reset - latency - last, 0.0) / (spare + amount)
+            if last < self._whole:  # the last goes when the first will have come back, and shows whether it does
+                gap = min(gap, amount * (self._whole + latency + CLOSE - last) / spare)
             return max(last + min(gap, self._max_pause) - now, 0.0)
         if now < self.more_at() - SAME:
             return inf if flying and spare + flying >= need else self.more_at() - now
-        return inf if since_reset else 0.0
+        return inf if flights.since(self.more_at()) else 0.0
+
+    def _wait_for_window(self, amount: float, need: float, limit: float, now: float, flights: Flights) -> float:
+        """Seconds, in a sliding window: it is known from our own requests what comes back, and when."""
+        window = self._length or self.window or 1.0
+        ahead = min(flights.shortest, flights.latency) / 2
+        spare = self._sliding.spare(now + ahead, limit, window, flights) - self._others * flights.latency
+        if spare >= need:
+            rate = limit / window + max(spare - need - 1.0, 0.0) / max(min(window / 3, 2.0), 4 * flights.latency)
+            return max(flights.last + min(amount / rate, self._max_pause) - now, 0.0)
+        until = self._sliding.next_back(now + ahead, window) - ahead
+        if until == inf and not flights.permits:
+            until = self.more_at()
+        return max(until - now, NEAR)
 
     def _wait_for_returns(
         self, amount: float, need: float, limit: float, now: float, flying: float, latency: float, last: float

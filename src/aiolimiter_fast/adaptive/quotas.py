@@ -91,8 +91,7 @@ class Quotas:
         longest: float | None = None
         for quota in self:
             if quota.is_known(now):
-                since = flights.since(quota.more_at())
-                seconds = quota.wait(amount, now, flights.permits, since, flights.latency, flights.last, is_even)
+                seconds = quota.wait(amount, now, flights, is_even)
                 longest = max(longest or 0.0, seconds)
                 if longest == inf:
                     break

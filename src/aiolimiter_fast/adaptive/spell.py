@@ -10,9 +10,10 @@ from aiolimiter_fast.adaptive.search import Pacer, Search
 
 __all__ = ["Spell"]
 
-# Seconds. Pauses where the server does not say: the first, and the longest.
+# Seconds. Pauses where the server does not say: the first, the longest, and the longest in an outage of ten times that.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
+OUTAGE_PAUSE = 1.0
 # Seconds by which a pause is longer by chance, at most.
 MOST_JITTER = 0.5
 # At which share of the rate the ramp begins.
@@ -114,7 +115,9 @@ class Spell:
         """Seconds, where the server does not say."""
         if is_outage or self._began is None:
             first = max(2 * latency, FIRST_PAUSE, self._lasted / 4)
-            return min(first * 2.0 ** min(self._backoff, 30), LONGEST_PAUSE)
+            lasted = 0.0 if self._began is None else now - self._began
+            longest = min(max(OUTAGE_PAUSE, 0.1 * lasted), LONGEST_PAUSE)
+            return min(first * 2.0 ** min(self._backoff, 30), longest)
         return min(self._search.pause(now, now - self._began), LONGEST_PAUSE)
 
     def passed(self, sent: float, now: float) -> None:
