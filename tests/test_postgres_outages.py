@@ -249,7 +249,9 @@ class TestAnotherServerInItsPlace:
     def test_one_that_restarts_or_is_a_standby_for_a_while_loses_nothing_and_an_empty_one_everything(
         self, postgres_server: PostgresServer, open_pool: Any
     ) -> None:
-        bucket = PostgresBucket(open_pool(postgres_server.dsn), "limits", [Rate(3, HOUR)], on_state_loss="raise")
+        pool = open_pool(postgres_server.dsn)
+        # The pool tries more and more rarely to connect, so a call must not wait for long.
+        bucket = PostgresBucket(pool, "limits", [Rate(3, HOUR)], on_state_loss="raise", budget=1.0)
         assert tries(bucket, 2) == [True, True]
         # It dies, and comes back as a standby.
         postgres_server.kill()
