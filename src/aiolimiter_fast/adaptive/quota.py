@@ -48,32 +48,9 @@ class Quota:
     """
 
     __slots__ = (
-        "_answered",
-        "_base",
-        "_base_at",
-        "_is_exact",
-        "_is_guessed",
-        "_is_refilled",
-        "_is_sliding",
-        "_length",
-        "_max_pause",
-        "_others",
-        "_refill",
-        "_refill_answered",
-        "_refill_at",
-        "_refill_base",
-        "_returns",
-        "_sliding",
-        "_whole",
-        "is_periodic",
-        "left",
-        "limit",
-        "reset",
-        "reset_at",
-        "said",
-        "seen",
-        "unsaid",
-        "window",
+        "_answered", "_base", "_base_at", "_is_exact", "_is_guessed", "_is_refilled", "_is_sliding", "_length",
+        "_max_pause", "_others", "_refill", "_refill_answered", "_refill_at", "_refill_base", "_returns", "_sliding",
+        "_whole", "is_periodic", "left", "limit", "reset", "reset_at", "said", "seen", "unsaid", "window",
     )  # fmt: skip
 
     def __init__(self, max_pause: float, limit: float | None = None) -> None:
